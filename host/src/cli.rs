@@ -1,0 +1,213 @@
+//! The command line: reads arguments, calls what does the work, and turns its outcome into words and an exit code.
+//!
+//! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Broker, ConfigErrors, Pipeline, PluginSource};
+use crate::dev::{self, Wishes};
+use crate::kafka::embedded::Embedded;
+use crate::pipeline::{self, Options};
+use crate::plugin::runtime::Runtime;
+use crate::{build, prepare};
+
+/// Runs WebAssembly plugins over Kafka streams, exactly once.
+#[derive(Parser)]
+#[command(name = "wasmill", version, about, long_about = None)]
+struct Cli {
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "WASMILL_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Which log lines are written, as in `info` or `warn,plugin=debug`.
+    #[arg(long, global = true, default_value = "info", env = "WASMILL_LOG")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a pipeline on a Kafka until it is stopped.
+    Run(Run),
+    /// Runs a pipeline on an embedded broker with the records of `input.jsonl`, and shows what comes out.
+    Dev(Dev),
+    /// Proves that a pipeline file is right and its plugins fit, without running anything.
+    Check(Check),
+    /// Builds plugin crates and prints where the components are.
+    Build(Build),
+}
+
+#[derive(Args)]
+struct Run {
+    /// The pipeline file.
+    pipeline: PathBuf,
+    /// End when every input is read to its end and all is committed.
+    #[arg(long)]
+    until_caught_up: bool,
+    /// How long workers may take to finish on SIGTERM or SIGINT.
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    shutdown_deadline: Duration,
+}
+
+#[derive(Args)]
+struct Dev {
+    /// The pipeline file.
+    pipeline: PathBuf,
+    /// The records to feed; `input.jsonl` beside the pipeline file if not given.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// How many records of each output are shown.
+    #[arg(long, default_value_t = 5)]
+    show: usize,
+}
+
+#[derive(Args)]
+struct Check {
+    /// The pipeline file.
+    pipeline: PathBuf,
+    /// Also ask the brokers for the topics.
+    #[arg(long)]
+    connect: bool,
+}
+
+#[derive(Args)]
+struct Build {
+    /// Folders of plugin crates, or pipeline files whose crates are built.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli);
+    let outcome = match &cli.command {
+        Command::Run(arguments) => run(arguments),
+        Command::Dev(arguments) => dev(arguments),
+        Command::Check(arguments) => check(arguments),
+        Command::Build(arguments) => build(arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let configuration = error.chain().any(|cause| cause.is::<ConfigErrors>());
+            eprintln!("error: {error:#}");
+            ExitCode::from(if configuration { 2 } else { 1 })
+        }
+    }
+}
+
+fn start_log(cli: &Cli) {
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&cli.log);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn load(path: &Path, broker: Broker) -> Result<Pipeline> {
+    let environment = |name: &str| std::env::var(name).ok();
+    Ok(config::load(path, &environment, broker)?)
+}
+
+fn asynchronously<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let done = runtime.block_on(work);
+    // A blocking call that never returns, a stuck client for one, must not hold the exit up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+fn run(arguments: &Run) -> Result<()> {
+    let pipeline = load(&arguments.pipeline, Broker::Configured)?;
+    let runtime = Runtime::new()?;
+    let stages = prepare::stages(&pipeline, &runtime)?;
+    let options = Options {
+        until_caught_up: arguments.until_caught_up,
+        shutdown_deadline: arguments.shutdown_deadline,
+    };
+    asynchronously(pipeline::run(&pipeline, stages, &options))
+}
+
+fn dev(arguments: &Dev) -> Result<()> {
+    let mut pipeline = load(&arguments.pipeline, Broker::Embedded)?;
+    let wishes = Wishes {
+        input: arguments.input.clone(),
+        show: arguments.show,
+    };
+    println!("{}", dev::banner());
+    let records = dev::read_input(&pipeline, &wishes)?;
+    let runtime = Runtime::new()?;
+    let stages_of = |pipeline: &Pipeline| prepare::stages(pipeline, &runtime);
+    let broker = Embedded::start()?;
+    dev::create_topics(&pipeline, &broker)?;
+    dev::adapt(&mut pipeline, &broker);
+    let stages = stages_of(&pipeline)?;
+    asynchronously(dev::run(&pipeline, stages, broker, records, &wishes, &mut std::io::stdout().lock()))
+}
+
+fn check(arguments: &Check) -> Result<()> {
+    let pipeline = load(&arguments.pipeline, Broker::Configured)?;
+    let runtime = Runtime::new()?;
+    let stages = prepare::stages(&pipeline, &runtime)?;
+    let mut out = std::io::stdout().lock();
+    for ready in &stages {
+        let description = &ready.plugin.description;
+        writeln!(
+            out,
+            "stage `{}`: plugin {} {} ({}), sha256 {}",
+            ready.stage.name.value,
+            description.name,
+            description.version,
+            ready.file.display(),
+            ready.plugin.digest
+        )?;
+    }
+    if arguments.connect {
+        for (topic, partitions) in asynchronously(pipeline::check_topics(&pipeline, false))? {
+            writeln!(out, "topic `{topic}`: {partitions} partitions")?;
+        }
+    }
+    writeln!(out, "{}: ok", pipeline.file.display())?;
+    Ok(())
+}
+
+fn build(arguments: &Build) -> Result<()> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for path in &arguments.paths {
+        if path.is_dir() {
+            folders.push(path.clone());
+            continue;
+        }
+        for stage in load(path, Broker::Embedded)?.stages {
+            if let PluginSource::CrateFolder { path } = stage.plugin.value {
+                folders.push(path);
+            }
+        }
+    }
+    for folder in folders {
+        let component = build::plugin_crate(&folder)?;
+        let size = std::fs::metadata(&component).context("look at the component")?.len();
+        println!("{} ({})", component.display(), bytesize::ByteSize(size));
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! A pipeline file as the rest of the host sees it: checked, typed, defaults filled in.
+//!
+//! Nothing here can be out of range, and nothing refers to something that the file does not have.
+//! What only a plugin or a broker can tell (ports, the schema of `config`, topics) is not known yet;
+//! whoever finds out reports it with the place that each value keeps, by [`Stage::error`]:
+//! ``pipeline.yaml:31:9: stage `az-filter`: port `mathced` is not one of the plugin's ports``.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::errors::{At, ConfigError, ConfigErrors, Location};
+use super::kafka::Kafka;
+use super::secret::Secret;
+
+/// One pipeline file.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The file, as it was named by the caller; messages begin with it.
+    pub file: PathBuf,
+    /// The prefix of consumer groups, transactional ids and internal topics.
+    pub app: At<String>,
+    /// What makes transactional ids unique to this process and stable across its restarts; random
+    /// when there is none.
+    pub instance: Option<At<String>>,
+    /// The clients' properties.
+    pub kafka: Kafka,
+    /// The HTTP listener; without it there is none.
+    pub admin: Option<Admin>,
+    /// What happens to topics that do not exist.
+    pub topics: At<Topics>,
+    /// The stages, in the order of the file; never empty.
+    pub stages: Vec<Stage>,
+}
+
+impl Pipeline {
+    /// Words mistakes that were found after loading, sorted by place; `Ok` when there are none.
+    ///
+    /// # Errors
+    /// The mistakes, when there is at least one.
+    pub fn report(&self, errors: Vec<ConfigError>) -> Result<(), ConfigErrors> {
+        ConfigErrors::collect(&self.file, errors)
+    }
+
+    /// The stage of this name.
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name.value == name)
+    }
+
+    /// Looks for the plugin files and folders of all stages; loading alone does not, so that a
+    /// pipeline can be read where its plugins are not.
+    ///
+    /// # Errors
+    /// One mistake for each plugin that is not there or is something else than the file says.
+    pub fn check_files(&self) -> Result<(), ConfigErrors> {
+        let mistake = |stage: &Stage| {
+            let mistake = stage.plugin.value.mistake()?;
+            Some(stage.error(stage.plugin.at, format!("`plugin`: {mistake}")))
+        };
+        self.report(self.stages.iter().filter_map(mistake).collect())
+    }
+}
+
+/// The HTTP listener for `/metrics`, `/healthz`, `/readyz` and `/status`.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The address and port.
+    pub listen: At<SocketAddr>,
+    /// What a caller has to show; nothing when there is none.
+    pub token: Option<At<Secret>>,
+}
+
+/// What happens to topics that do not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topics {
+    /// A missing topic is an error (the default).
+    Require,
+    /// A missing topic is created.
+    Create(NewTopic),
+}
+
+/// How a missing topic is created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its number of partitions; 1 by default.
+    pub partitions: i32,
+    /// Copies of each partition; -1, the default, leaves it to the broker.
+    pub replication: i32,
+    /// The topic's own settings, as Kafka names them.
+    pub config: BTreeMap<String, String>,
+}
+
+/// A plugin with its inputs and outputs.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// The stage's key in the file.
+    pub name: At<String>,
+    /// Where its plugin comes from.
+    pub plugin: At<PluginSource>,
+    /// What it reads.
+    pub input: Input,
+    /// What its plugin is configured with; an empty object by default.
+    pub config: PluginConfig,
+    /// Where its ports lead.
+    pub outputs: Outputs,
+    /// What happens to a record that fails.
+    pub on_fault: OnFault,
+    /// Its consumer group; `{app}.{stage}` by default.
+    pub group: At<String>,
+    /// Its workers in this process: 1 to 256, 1 by default.
+    pub workers: At<u16>,
+    /// What a crash can do to its output.
+    pub guarantee: At<Guarantee>,
+    /// The time between two commits: 10 ms to 10 s, 100 ms by default.
+    pub commit_interval: At<Duration>,
+    /// What ends a batch.
+    pub batch: Batch,
+    /// What one instance of the plugin may use.
+    pub limits: Limits,
+}
+
+impl Stage {
+    /// Makes an error about this stage that points to a place in the file.
+    pub fn error(&self, at: Location, message: impl std::fmt::Display) -> ConfigError {
+        ConfigError::at(at, format!("stage `{}`: {message}", self.name.value))
+    }
+}
+
+/// Where a plugin comes from. Paths have been joined to the pipeline file's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSource {
+    /// A compiled component.
+    WasmFile {
+        /// The file.
+        path: PathBuf,
+        /// The digest that the file has to have.
+        sha256: Option<[u8; 32]>,
+    },
+    /// The folder of a plugin crate, which is built.
+    CrateFolder {
+        /// The folder, with a `Cargo.toml` in it.
+        path: PathBuf,
+    },
+}
+
+impl PluginSource {
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::WasmFile { path, .. } | Self::CrateFolder { path } => path,
+        }
+    }
+
+    fn mistake(&self) -> Option<String> {
+        let path = self.path();
+        let shown = path.display();
+        match self {
+            Self::WasmFile { .. } if path.is_file() => None,
+            Self::WasmFile { .. } if path.is_dir() => Some(format!("{shown} is a folder, not a .wasm file")),
+            Self::WasmFile { .. } => Some(format!("there is no file {shown}")),
+            Self::CrateFolder { .. } if path.join("Cargo.toml").is_file() => None,
+            Self::CrateFolder { .. } if path.is_dir() => {
+                Some(format!("folder {shown} holds no Cargo.toml, so it is no plugin crate"))
+            }
+            Self::CrateFolder { .. } if path.is_file() => Some(format!(
+                "{shown} is neither a folder nor named .wasm; write {{file: PATH}} if it is a component"
+            )),
+            Self::CrateFolder { .. } => Some(format!("there is no folder {shown}")),
+        }
+    }
+}
+
+/// What a stage reads.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Its topics, each once, at least one; records of different topics are independent.
+    pub topics: Vec<At<String>>,
+    /// Where it starts in a partition in which its group has committed nothing.
+    pub start: At<Start>,
+}
+
+/// Where a group starts that has committed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest record (the default).
+    Earliest,
+    /// After the newest record.
+    Latest,
+    /// At the first record that is not older, in milliseconds since 1970 (UTC).
+    TimestampMs(i64),
+}
+
+/// What `configure` gets, with the place of every value in it.
+#[derive(Clone, Debug)]
+pub struct PluginConfig {
+    /// A JSON object.
+    pub value: serde_json::Value,
+    /// Where it stands; the stage's place when the file has none.
+    pub at: Location,
+    pub(super) places: BTreeMap<String, Location>,
+}
+
+impl PluginConfig {
+    pub(super) fn empty(at: Location) -> Self {
+        Self {
+            value: serde_json::Value::Object(serde_json::Map::new()),
+            at,
+            places: BTreeMap::new(),
+        }
+    }
+
+    /// The place of the value at a JSON pointer (`/stations/0`), or of the nearest one around it.
+    pub fn place(&self, pointer: &str) -> Location {
+        let mut rest = pointer;
+        loop {
+            if let Some(at) = self.places.get(rest) {
+                return *at;
+            }
+            match rest.rfind('/') {
+                Some(end) => rest = &rest[..end],
+                None => return self.at,
+            }
+        }
+    }
+}
+
+/// Where a stage's ports lead.
+#[derive(Clone, Debug)]
+pub enum Outputs {
+    /// `output: TOPIC`: the topic of the plugin's only port.
+    Single(At<String>),
+    /// `outputs: {PORT: TOPIC}`: each port's topic, in the order of the file.
+    ByPort(Vec<PortOutput>),
+}
+
+impl Outputs {
+    /// Every topic that is written to, in the order of the file.
+    pub fn topics(&self) -> impl Iterator<Item = &At<String>> {
+        let (single, by_port) = match self {
+            Self::Single(topic) => (Some(topic), [].as_slice()),
+            Self::ByPort(ports) => (None, ports.as_slice()),
+        };
+        single.into_iter().chain(by_port.iter().map(|output| &output.topic))
+    }
+}
+
+/// One port and its topic.
+#[derive(Clone, Debug)]
+pub struct PortOutput {
+    /// The port's name, with the place of the key.
+    pub port: At<String>,
+    /// The topic.
+    pub topic: At<String>,
+}
+
+/// What happens to a record that fails.
+#[derive(Clone, Debug)]
+pub struct OnFault {
+    /// The choice.
+    pub policy: At<FaultPolicy>,
+    /// The topic of dead letters; `{app}.dead-letters` by default.
+    pub dead_letter: At<String>,
+}
+
+/// The choices for a record that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultPolicy {
+    /// It goes to the dead-letter topic, and the stage goes on.
+    DeadLetter,
+}
+
+/// What a crash can do to a stage's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Nothing: output and consumed offsets are one transaction (the default).
+    ExactlyOnce,
+    /// Repeat some of it; for brokers without transactions.
+    AtLeastOnce,
+}
+
+/// What ends a batch: whichever is reached first.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Records: 1 to 10,000, 500 by default.
+    pub records: At<u32>,
+    /// Bytes of keys, values and headers: 1 KiB to 16 MiB, 128 KiB by default. One larger record is
+    /// a batch of its own.
+    pub bytes: At<u64>,
+    /// The age of the oldest record: at most 1 s, 5 ms by default.
+    pub wait: At<Duration>,
+}
+
+/// What one instance of a plugin may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// All its memories together, in bytes: 1 MiB to 4 GiB, 128 MiB by default.
+    pub memory_bytes: At<u64>,
+    /// The time of one call, however large the batch: 10 ms to 60 s, 1 s by default.
+    pub deadline: At<Duration>,
+    /// The time of a call with a single record: 10 ms up to `deadline`; 250 ms by default, or
+    /// `deadline` where that is shorter.
+    pub deadline_record: At<Duration>,
+}

@@ -1,0 +1,351 @@
+//! Reads one stage.
+//!
+//! Values that are left out get their defaults here, and here only; the ranges are those that the
+//! model's documentation names. What stages must not do to each other is checked in `relations.rs`.
+
+use std::time::Duration;
+
+use super::errors::{At, Location, quoted};
+use super::json;
+use super::model::{
+    Batch, FaultPolicy, Guarantee, Input, Limits, OnFault, Outputs, PluginConfig, PluginSource, PortOutput, Stage,
+    Start,
+};
+use super::section::{Field, Keys, Section, not_there_yet};
+use super::values::{self, duration, integer, size};
+use super::yaml::Key;
+
+const STAGE: Keys = Keys {
+    allowed: &[
+        "plugin",
+        "input",
+        "config",
+        "output",
+        "outputs",
+        "on-fault",
+        "group",
+        "workers",
+        "guarantee",
+        "commit-interval",
+        "batch",
+        "limits",
+    ],
+    later: &[
+        "plugins",
+        "group-by",
+        "event-time",
+        "window",
+        "grants",
+        "swap",
+        "deterministic",
+        "stamp",
+        "ttl",
+    ],
+};
+const PLUGIN: Keys = Keys {
+    allowed: &["file", "sha256"],
+    later: &[],
+};
+const INPUT: Keys = Keys {
+    allowed: &["topics", "start"],
+    later: &[],
+};
+const ON_FAULT: Keys = Keys {
+    allowed: &["policy", "dead-letter"],
+    later: &["breaker"],
+};
+const BATCH: Keys = Keys {
+    allowed: &["records", "bytes", "wait"],
+    later: &[],
+};
+const LIMITS: Keys = Keys {
+    allowed: &["memory", "deadline", "deadline-record"],
+    later: &[],
+};
+
+/// The kinds of output that are no topic.
+const OUTPUTS_LATER: [&str; 3] = ["elasticsearch", "webhook", "smtp"];
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Epochs tick every 10 ms, so a shorter deadline could not be kept.
+const DEADLINE_MIN: Duration = Duration::from_millis(10);
+
+/// Reads a stage whose name was checked; `app` is missing when its own name is a mistake.
+pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Option<Stage> {
+    let field = field.scoped(format!("stage `{}`: ", name.value));
+    let section = field.section(&STAGE)?;
+    let meaning = "a .wasm file, {file: PATH, sha256: DIGEST}, or the folder of a plugin crate";
+    let plugin = section.required("plugin", meaning).and_then(|field| plugin(&field));
+    let input = section.required("input", "a topic, a list of topics, or {topics: [..], start: ..}");
+    let input = input.and_then(|field| input_topics(&field, name.at));
+    let config = or(section.get("config"), PluginConfig::empty(name.at), json::read);
+    let outputs = outputs(&section);
+    let on_fault = on_fault(section.get("on-fault"), name.at, app);
+    let group = match section.get("group") {
+        Some(field) => values::name(&field, "a group"),
+        None => app.map(|app| At::new(format!("{app}.{}", name.value), name.at)),
+    };
+    let workers = or(section.get("workers"), At::new(1, name.at), |field| {
+        integer(field, 1..=256)
+    });
+    let guarantee = or(
+        section.get("guarantee"),
+        At::new(Guarantee::ExactlyOnce, name.at),
+        guarantee,
+    );
+    let commit_interval = or(
+        section.get("commit-interval"),
+        At::new(Duration::from_millis(100), name.at),
+        |field| duration(field, Duration::from_millis(10)..=Duration::from_secs(10)),
+    );
+    let batch = batch(section.get("batch"), name.at);
+    let limits = limits(section.get("limits"), name.at);
+    Some(Stage {
+        name: At::new(name.value.to_owned(), name.at),
+        plugin: plugin?,
+        input: input?,
+        config: config?,
+        outputs: outputs?,
+        on_fault: on_fault?,
+        group: group?,
+        workers: workers?,
+        guarantee: guarantee?,
+        commit_interval: commit_interval?,
+        batch: batch?,
+        limits: limits?,
+    })
+}
+
+/// The value of a key, or its default when the key is not there.
+fn or<T>(field: Option<Field<'_>>, default: T, read: impl FnOnce(&Field<'_>) -> Option<T>) -> Option<T> {
+    match field {
+        Some(field) => read(&field),
+        None => Some(default),
+    }
+}
+
+/// A section that may be missing altogether.
+fn optional<'n>(field: Option<Field<'n>>, keys: &'static Keys) -> Option<Option<Section<'n>>> {
+    match field {
+        Some(field) => field.section(keys).map(Some),
+        None => Some(None),
+    }
+}
+
+/// The value of a key of such a section.
+fn get<'n>(section: &Option<Section<'n>>, key: &str) -> Option<Field<'n>> {
+    section.as_ref()?.get(key)
+}
+
+fn plugin(field: &Field<'_>) -> Option<At<PluginSource>> {
+    let source = if field.is_map() {
+        let section = field.section(&PLUGIN)?;
+        let path = section.required("file", "a .wasm file").and_then(|field| field.path());
+        let sha256 = or(section.get("sha256"), None, |field| digest(field).map(Some));
+        PluginSource::WasmFile {
+            path: path?,
+            sha256: sha256?,
+        }
+    } else {
+        let path = field.path()?;
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("wasm") => PluginSource::WasmFile { path, sha256: None },
+            _ => PluginSource::CrateFolder { path },
+        }
+    };
+    Some(At::new(source, field.at()))
+}
+
+fn digest(field: &Field<'_>) -> Option<[u8; 32]> {
+    let text = field.text()?;
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        let chars = text.chars().count();
+        return field.fail(format!(
+            "expected 64 hexadecimal digits, found {chars} characters: {}",
+            quoted(text)
+        ));
+    }
+    let mut digest = [0; 32];
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+fn input_topics(field: &Field<'_>, stage_at: Location) -> Option<Input> {
+    let default = At::new(Start::Earliest, stage_at);
+    if !field.is_map() {
+        return Some(Input {
+            topics: topics(field)?,
+            start: default,
+        });
+    }
+    let section = field.section(&INPUT)?;
+    let topics = section
+        .required("topics", "a topic or a list of topics")
+        .and_then(|field| topics(&field));
+    let start = or(section.get("start"), default, values::start);
+    Some(Input {
+        topics: topics?,
+        start: start?,
+    })
+}
+
+fn topics(field: &Field<'_>) -> Option<Vec<At<String>>> {
+    if !field.is_list() {
+        return Some(vec![values::topic(field)?]);
+    }
+    let items = field.list()?;
+    if items.is_empty() {
+        return field.fail("the list is empty; a stage reads at least one topic");
+    }
+    let count = items.len();
+    let mut topics: Vec<At<String>> = Vec::with_capacity(count);
+    for topic in items.iter().filter_map(values::topic) {
+        match topics.iter().find(|known| known.value == topic.value) {
+            Some(_) => field.report(topic.at, format!("topic `{}` is listed twice", topic.value)),
+            None => topics.push(topic),
+        }
+    }
+    (topics.len() == count).then_some(topics)
+}
+
+fn outputs(section: &Section<'_>) -> Option<Outputs> {
+    match (section.get("output"), section.get("outputs")) {
+        (Some(field), None) => target(&field).map(Outputs::Single),
+        (None, Some(field)) => ports(&field),
+        (Some(_), Some(field)) => section.fail_at(
+            field.named_at(),
+            "both `output` and `outputs` are given; `output: TOPIC` is short for `outputs: {PORT: TOPIC}`, keep one",
+        ),
+        (None, None) => section.missing(
+            "output",
+            "a topic; or `outputs: {PORT: TOPIC}`, which may be `{}` for a plugin without ports",
+        ),
+    }
+}
+
+fn ports(field: &Field<'_>) -> Option<Outputs> {
+    if !field.is_map() {
+        return field.wrong_kind("a map of ports and their topics, `{PORT: TOPIC}`");
+    }
+    let entries = field.entries()?;
+    let count = entries.len();
+    let output = |(key, field): (&Key, Field<'_>)| {
+        let port = At::new(key.scalar.text.clone(), key.at);
+        Some(PortOutput {
+            port,
+            topic: target(&field)?,
+        })
+    };
+    let ports: Vec<PortOutput> = entries.into_iter().filter_map(output).collect();
+    (ports.len() == count).then_some(Outputs::ByPort(ports))
+}
+
+/// The topic that a port leads to.
+fn target(field: &Field<'_>) -> Option<At<String>> {
+    if !field.is_map() {
+        return values::topic(field);
+    }
+    let entries = field.entries()?;
+    match entries
+        .iter()
+        .find(|(key, _)| OUTPUTS_LATER.contains(&key.scalar.text.as_str()))
+    {
+        Some((key, _)) => field.fail_at(key.at, not_there_yet(&key.scalar.text)),
+        None => field.wrong_kind("a topic (`outputs: {PORT: TOPIC}` gives each port its own)"),
+    }
+}
+
+fn on_fault(field: Option<Field<'_>>, stage_at: Location, app: Option<&str>) -> Option<OnFault> {
+    let section = optional(field, &ON_FAULT)?;
+    let policy = or(
+        get(&section, "policy"),
+        At::new(FaultPolicy::DeadLetter, stage_at),
+        policy,
+    );
+    let dead_letter = match get(&section, "dead-letter") {
+        Some(field) => values::topic(&field),
+        None => app.map(|app| At::new(format!("{app}.dead-letters"), stage_at)),
+    };
+    Some(OnFault {
+        policy: policy?,
+        dead_letter: dead_letter?,
+    })
+}
+
+fn policy(field: &Field<'_>) -> Option<At<FaultPolicy>> {
+    let text = field.text()?;
+    if matches!(text, "skip" | "stop") {
+        return field.fail(not_there_yet(text));
+    }
+    values::word(field, &["dead-letter"])?;
+    Some(At::new(FaultPolicy::DeadLetter, field.at()))
+}
+
+fn guarantee(field: &Field<'_>) -> Option<At<Guarantee>> {
+    let guarantee = match values::word(field, &["exactly-once", "at-least-once"])? {
+        "at-least-once" => Guarantee::AtLeastOnce,
+        _ => Guarantee::ExactlyOnce,
+    };
+    Some(At::new(guarantee, field.at()))
+}
+
+fn batch(field: Option<Field<'_>>, stage_at: Location) -> Option<Batch> {
+    let section = optional(field, &BATCH)?;
+    let records = or(get(&section, "records"), At::new(500, stage_at), |field| {
+        integer(field, 1..=10_000)
+    });
+    let bytes = or(get(&section, "bytes"), At::new(128 * KIB, stage_at), |field| {
+        size(field, KIB..=16 * MIB)
+    });
+    let wait = or(
+        get(&section, "wait"),
+        At::new(Duration::from_millis(5), stage_at),
+        |field| duration(field, Duration::ZERO..=Duration::from_secs(1)),
+    );
+    Some(Batch {
+        records: records?,
+        bytes: bytes?,
+        wait: wait?,
+    })
+}
+
+fn limits(field: Option<Field<'_>>, stage_at: Location) -> Option<Limits> {
+    let section = optional(field, &LIMITS)?;
+    let memory_bytes = or(get(&section, "memory"), At::new(128 * MIB, stage_at), |field| {
+        size(field, MIB..=4 * GIB)
+    });
+    let longest = Duration::from_secs(60);
+    let deadline = or(
+        get(&section, "deadline"),
+        At::new(Duration::from_secs(1), stage_at),
+        |field| duration(field, DEADLINE_MIN..=longest),
+    );
+    let record_default = deadline.map(|deadline| deadline.value.min(Duration::from_millis(250)));
+    let deadline_record = match get(&section, "deadline-record") {
+        Some(field) => {
+            let deadline_record = duration(&field, DEADLINE_MIN..=longest);
+            deadline_record.and_then(|record| within(&field, record, deadline))
+        }
+        None => record_default.map(|default| At::new(default, stage_at)),
+    };
+    Some(Limits {
+        memory_bytes: memory_bytes?,
+        deadline: deadline?,
+        deadline_record: deadline_record?,
+    })
+}
+
+/// A single record cannot have more time than its whole batch.
+fn within(field: &Field<'_>, record: At<Duration>, deadline: Option<At<Duration>>) -> Option<At<Duration>> {
+    let deadline = deadline?.value;
+    if record.value <= deadline {
+        return Some(record);
+    }
+    let deadline = values::show_duration(deadline);
+    field.fail(format!("longer than `limits.deadline`; allowed: 10ms to {deadline}"))
+}

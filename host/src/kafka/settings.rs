@@ -1,0 +1,101 @@
+//! Makes the clients' configurations: what the host needs for its guarantees, and the pipeline's own properties over its defaults.
+//!
+//! The pipeline cannot set what would break a guarantee (`config` refuses it), so its properties come last and win.
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+
+use crate::config::Kafka;
+
+/// Several times the default commit interval, and short enough that a dead process does not hold readers up for long.
+const TRANSACTION_TIMEOUT_MS: &str = "15000";
+
+/// The configuration of a worker's consumer.
+pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // A position that the topic does not have is never silently replaced; the worker decides.
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.partition.eof", "true")
+        .set("partition.assignment.strategy", assignor)
+        // Otherwise a partition whose queue was full is not fetched for a second.
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.wait.max.ms", "100")
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "65536");
+    for (name, value) in kafka.for_consumer() {
+        config.set(name, value);
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+/// The configuration of a worker's producer; without `transactional_id` it is idempotent only.
+pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("delivery.report.only.error", "true")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "5")
+        .set("compression.type", "lz4")
+        .set("queue.buffering.max.messages", "1000000")
+        .set("queue.buffering.max.kbytes", "1048576")
+        // Back-to-back transactions meet CONCURRENT_TRANSACTIONS for some milliseconds; the default waits 100.
+        .set("retry.backoff.ms", "20")
+        .set("allow.auto.create.topics", "false");
+    if let Some(id) = transactional_id {
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+    }
+    let timeout = kafka
+        .get("transaction.timeout.ms")
+        .map_or(TRANSACTION_TIMEOUT_MS, |property| property.value.expose());
+    // A delivery that outlives its transaction is of no use to anyone.
+    config.set("message.timeout.ms", timeout);
+    for (name, value) in kafka.for_producer() {
+        if transactional_id.is_some() || name != "transaction.timeout.ms" {
+            config.set(name, value);
+        }
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+/// The configuration of a client that only asks: for topics, offsets, watermarks.
+pub(crate) fn observer(kafka: &Kafka, group: Option<&str>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in kafka.for_admin() {
+        config.set(name, value);
+    }
+    if let Some(group) = group {
+        config
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("allow.auto.create.topics", "false");
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    config
+}
+
+/// Passes a line of librdkafka on. Its errors are reported to the worker as well, which decides what they mean, so none is an ERROR here.
+pub(crate) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(target: "kafka", client, facility, "{message}");
+        }
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+            tracing::info!(target: "kafka", client, facility, "{message}");
+        }
+        RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(target: "kafka", client, facility, "{message}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Looks at topics before a pipeline starts, and creates those that are missing where the pipeline says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::settings;
+use crate::config;
+
+/// How long the first answer of a broker may take; a cluster that is starting needs some seconds.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a broker says of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    Partitions(i32),
+    Missing,
+    /// The broker's words: a missing right, a name it does not take.
+    Refused(String),
+}
+
+/// A connection for looking at topics and creating them.
+pub(crate) struct Topics {
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Topics {
+    /// # Errors
+    /// When librdkafka refuses the configuration.
+    pub(crate) fn connect(kafka: &config::Kafka) -> Result<Self> {
+        let admin = settings::observer(kafka, None).create().context("create client")?;
+        Ok(Self { admin })
+    }
+
+    /// Looks the topics up. A topic that does not exist is not created by the look.
+    ///
+    /// # Errors
+    /// When no broker answers in time.
+    pub(crate) fn look(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Found>> {
+        // Asking for all topics never creates one, whatever the broker's settings; asking for one by name might.
+        let metadata = self
+            .admin
+            .inner()
+            .fetch_metadata(None, TIMEOUT)
+            .context("no broker answers; check `kafka: bootstrap.servers`, and that the brokers run")?;
+        let found = |name: &String| {
+            let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
+                return Found::Missing;
+            };
+            match topic.error() {
+                Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Found::Missing,
+                Some(error) => Found::Refused(RDKafkaErrorCode::from(error).to_string()),
+                None => Found::Partitions(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX)),
+            }
+        };
+        Ok(names.iter().map(|name| (name.clone(), found(name))).collect())
+    }
+
+    /// Creates topics; one that exists by now is fine.
+    ///
+    /// # Errors
+    /// The broker's words for the first topic that it would not create.
+    pub(crate) async fn create(&self, names: &[&str], how: &config::NewTopic) -> Result<()> {
+        let topics: Vec<NewTopic<'_>> = names
+            .iter()
+            .map(|name| {
+                let mut topic = NewTopic::new(name, how.partitions, TopicReplication::Fixed(how.replication));
+                for (key, value) in &how.config {
+                    topic = topic.set(key, value);
+                }
+                topic
+            })
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        let results = self.admin.create_topics(&topics, &options).await.context("create topics")?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => return Err(anyhow!("create topic `{name}`: {code}")),
+            }
+        }
+        Ok(())
+    }
+}

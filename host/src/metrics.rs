@@ -1,0 +1,416 @@
+//! The numbers that the host shows at `/metrics`, in the text format of OpenMetrics, which Prometheus reads.
+//!
+//! Counters count what the host did, work that was rolled back and repeated included; what was delivered is in the topics. A worker
+//! holds its counters directly, so that counting a batch takes no lock and no look-up. `METRICS` in the README lists the names.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::fault::Kind;
+
+/// How many names of its own a plugin may use in one stage; the contract says so.
+const PLUGIN_NAMES_MAX: usize = 100;
+/// The contract's bound on a name.
+const PLUGIN_NAME_BYTES_MAX: usize = 64;
+
+/// A number that goes up and down.
+pub(crate) type Value = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfStage {
+    stage: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfKind {
+    stage: String,
+    kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfTopic {
+    stage: String,
+    topic: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfPartition {
+    stage: String,
+    topic: String,
+    partition: i32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfPlugin {
+    stage: String,
+    plugin: String,
+    name: String,
+}
+
+#[derive(Clone)]
+struct Seconds;
+
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        // 100 microseconds to 13 seconds: from a small batch to a call at its deadline and beyond.
+        Histogram::new(exponential_buckets(0.0001, 2.0, 18))
+    }
+}
+
+#[derive(Clone)]
+struct PluginBuckets;
+
+impl MetricConstructor<Histogram> for PluginBuckets {
+    fn new_metric(&self) -> Histogram {
+        // A plugin's unit is not known: nine decades around 1.
+        Histogram::new(exponential_buckets(0.0001, 10.0, 10))
+    }
+}
+
+/// All numbers of one process.
+#[derive(Default)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    records_in: Family<OfStage, Counter>,
+    bytes_in: Family<OfStage, Counter>,
+    batches: Family<OfStage, Counter>,
+    replies: Family<OfKind, Counter>,
+    records_out: Family<OfTopic, Counter>,
+    bytes_out: Family<OfTopic, Counter>,
+    faults: Family<OfKind, Counter>,
+    dead_letters: Family<OfKind, Counter>,
+    transactions: Family<OfKind, Counter>,
+    rebalances: Family<OfKind, Counter>,
+    fenced: Family<OfStage, Counter>,
+    rewinds: Family<OfStage, Counter>,
+    instances: Family<OfStage, Counter>,
+    dropped_lines: Family<OfStage, Counter>,
+    dropped_plugin_metrics: Family<OfStage, Counter>,
+    memory: Family<OfStage, Gauge>,
+    running: Family<OfStage, Gauge>,
+    lag: Family<OfPartition, Gauge>,
+    call_seconds: Option<Family<OfStage, Histogram, Seconds>>,
+    commit_seconds: Option<Family<OfStage, Histogram, Seconds>>,
+    plugin_counters: Family<OfPlugin, Counter>,
+    plugin_gauges: Family<OfPlugin, Value>,
+    plugin_histograms: Option<Family<OfPlugin, Histogram, PluginBuckets>>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Arc<Self> {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("wasmill"),
+            ..Self::default()
+        };
+        let call_seconds = Family::new_with_constructor(Seconds);
+        let commit_seconds = Family::new_with_constructor(Seconds);
+        let plugin_histograms = Family::new_with_constructor(PluginBuckets);
+        let r = &mut metrics.registry;
+        r.register("records_in", "Records given to the plugin", metrics.records_in.clone());
+        r.register("bytes_in", "Bytes of keys and values given to the plugin", metrics.bytes_in.clone());
+        r.register("batches", "Calls of the plugin", metrics.batches.clone());
+        r.register("replies", "Answers of the plugin by kind", metrics.replies.clone());
+        r.register("records_out", "Records written", metrics.records_out.clone());
+        r.register("bytes_out", "Bytes of keys and values written", metrics.bytes_out.clone());
+        r.register("faults", "Calls that ended in a fault, by kind", metrics.faults.clone());
+        r.register("dead_letters", "Records written to the dead-letter topic, by kind", metrics.dead_letters.clone());
+        r.register("transactions", "Transactions by outcome", metrics.transactions.clone());
+        r.register("rebalances", "Rebalances of the group by kind", metrics.rebalances.clone());
+        r.register("fenced", "Times that a worker found itself fenced", metrics.fenced.clone());
+        r.register("rewinds", "Returns to the committed offsets", metrics.rewinds.clone());
+        r.register("instances", "Plugin instances made", metrics.instances.clone());
+        r.register("plugin_log_lines_dropped", "Lines of a plugin beyond the rate", metrics.dropped_lines.clone());
+        r.register("plugin_metrics_dropped", "Plugin metric calls with a name that is not allowed or one too many", metrics.dropped_plugin_metrics.clone());
+        r.register("instance_memory_bytes", "Memory of one instance after its last call", metrics.memory.clone());
+        r.register("stage_running", "1 while the stage runs, 0 when it has stopped", metrics.running.clone());
+        r.register("lag_records", "Records between the committed offset and the end of the partition", metrics.lag.clone());
+        r.register("call_seconds", "Time of one call of the plugin", call_seconds.clone());
+        r.register("commit_seconds", "Time of one commit", commit_seconds.clone());
+        r.register("plugin_counter", "Counters of the plugin's own", metrics.plugin_counters.clone());
+        r.register("plugin_gauge", "Gauges of the plugin's own", metrics.plugin_gauges.clone());
+        r.register("plugin_histogram", "Histograms of the plugin's own", plugin_histograms.clone());
+        metrics.call_seconds = Some(call_seconds);
+        metrics.commit_seconds = Some(commit_seconds);
+        metrics.plugin_histograms = Some(plugin_histograms);
+        Arc::new(metrics)
+    }
+
+    /// The text that `/metrics` answers with.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a string cannot fail; if it ever does, an empty answer is an alert at the scraper.
+            Err(_) => String::new(),
+        }
+    }
+
+    pub(crate) fn stage(self: &Arc<Self>, stage: &str) -> StageMetrics {
+        let of_stage = OfStage {
+            stage: stage.to_owned(),
+        };
+        let counter = |family: &Family<OfStage, Counter>| family.get_or_create_owned(&of_stage);
+        StageMetrics {
+            records_in: counter(&self.records_in),
+            bytes_in: counter(&self.bytes_in),
+            batches: counter(&self.batches),
+            fenced: counter(&self.fenced),
+            rewinds: counter(&self.rewinds),
+            instances: counter(&self.instances),
+            memory: self.memory.get_or_create_owned(&of_stage),
+            running: self.running.get_or_create_owned(&of_stage),
+            call_seconds: self.call_seconds.as_ref().map(|family| family.get_or_create_owned(&of_stage)),
+            commit_seconds: self.commit_seconds.as_ref().map(|family| family.get_or_create_owned(&of_stage)),
+            replies: REPLY_KINDS.map(|kind| self.of_kind(&self.replies, stage, kind)),
+            dead_letters: Kind::ALL.map(|kind| self.of_kind(&self.dead_letters, stage, kind.as_str())),
+            faults: Kind::ALL.map(|kind| self.of_kind(&self.faults, stage, kind.as_str())),
+            stage: stage.to_owned(),
+            all: Arc::clone(self),
+        }
+    }
+
+    fn of_kind(&self, family: &Family<OfKind, Counter>, stage: &str, kind: &str) -> Counter {
+        family.get_or_create_owned(&OfKind {
+            stage: stage.to_owned(),
+            kind: kind.to_owned(),
+        })
+    }
+}
+
+/// The kinds of replies in the order of `StageMetrics::replies`.
+pub(crate) const REPLY_KINDS: [&str; 5] = ["skip", "forward", "emit", "reject", "retry"];
+
+/// The numbers of one stage, held by its workers.
+#[derive(Clone)]
+pub(crate) struct StageMetrics {
+    pub(crate) records_in: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) batches: Counter,
+    pub(crate) fenced: Counter,
+    pub(crate) rewinds: Counter,
+    pub(crate) instances: Counter,
+    pub(crate) memory: Gauge,
+    pub(crate) running: Gauge,
+    pub(crate) call_seconds: Option<Histogram>,
+    pub(crate) commit_seconds: Option<Histogram>,
+    pub(crate) replies: [Counter; 5],
+    dead_letters: [Counter; 7],
+    faults: [Counter; 7],
+    stage: String,
+    all: Arc<Metrics>,
+}
+
+impl StageMetrics {
+    pub(crate) fn dead_letter(&self, kind: Kind) -> &Counter {
+        &self.dead_letters[kind as usize]
+    }
+
+    pub(crate) fn fault(&self, kind: Kind) -> &Counter {
+        &self.faults[kind as usize]
+    }
+
+    /// Records and bytes written to a topic.
+    pub(crate) fn output(&self, topic: &str) -> (Counter, Counter) {
+        let labels = OfTopic {
+            stage: self.stage.clone(),
+            topic: topic.to_owned(),
+        };
+        (
+            self.all.records_out.get_or_create_owned(&labels),
+            self.all.bytes_out.get_or_create_owned(&labels),
+        )
+    }
+
+    /// `outcome`: committed, aborted, unknown-committed, unknown-discarded, unknown-lost.
+    pub(crate) fn transaction(&self, outcome: &str) {
+        self.all.of_kind(&self.all.transactions, &self.stage, outcome).inc();
+    }
+
+    /// `kind`: assigned, revoked, lost.
+    pub(crate) fn rebalance(&self, kind: &str) {
+        self.all.of_kind(&self.all.rebalances, &self.stage, kind).inc();
+    }
+
+    pub(crate) fn set_lag(&self, topic: &str, partition: i32, records: i64) {
+        self.all
+            .lag
+            .get_or_create(&OfPartition {
+                stage: self.stage.clone(),
+                topic: topic.to_owned(),
+                partition,
+            })
+            .set(records);
+    }
+
+    pub(crate) fn plugin(&self, plugin: &str) -> Arc<PluginMetrics> {
+        let of_stage = OfStage {
+            stage: self.stage.clone(),
+        };
+        Arc::new(PluginMetrics {
+            stage: self.stage.clone(),
+            plugin: plugin.to_owned(),
+            dropped: self.all.dropped_plugin_metrics.get_or_create_owned(&of_stage),
+            dropped_lines: self.all.dropped_lines.get_or_create_owned(&of_stage),
+            names: Mutex::default(),
+            all: Some(Arc::clone(&self.all)),
+        })
+    }
+}
+
+enum Own {
+    Counter(Counter),
+    Gauge(Value),
+    Histogram(Histogram),
+}
+
+/// The metrics that a plugin keeps of its own.
+pub(crate) struct PluginMetrics {
+    stage: String,
+    plugin: String,
+    dropped: Counter,
+    dropped_lines: Counter,
+    names: Mutex<HashMap<String, Own>>,
+    /// None: nobody listens (`check`, `describe`).
+    all: Option<Arc<Metrics>>,
+}
+
+impl PluginMetrics {
+    /// For a plugin that is only looked at.
+    pub(crate) fn unheard() -> Arc<Self> {
+        Arc::new(Self {
+            stage: String::new(),
+            plugin: String::new(),
+            dropped: Counter::default(),
+            dropped_lines: Counter::default(),
+            names: Mutex::default(),
+            all: None,
+        })
+    }
+
+    pub(crate) fn dropped_line(&self) {
+        self.dropped_lines.inc();
+    }
+
+    pub(crate) fn add(&self, name: &str, amount: u64) {
+        self.with(name, Metrics::new_counter, |own| match own {
+            Own::Counter(counter) => {
+                counter.inc_by(amount);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    pub(crate) fn set(&self, name: &str, value: f64) {
+        self.with(name, Metrics::new_gauge, |own| match own {
+            Own::Gauge(gauge) => {
+                gauge.set(value);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    pub(crate) fn observe(&self, name: &str, value: f64) {
+        if !value.is_finite() {
+            self.dropped.inc();
+            return;
+        }
+        self.with(name, Metrics::new_histogram, |own| match own {
+            Own::Histogram(histogram) => {
+                histogram.observe(value);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// Finds or makes the metric and uses it; a name that is not allowed, one too many, or of another kind is dropped and counted.
+    fn with(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Metrics, &OfPlugin) -> Option<Own>,
+        apply: impl FnOnce(&Own) -> bool,
+    ) {
+        let Some(all) = &self.all else {
+            return;
+        };
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if !names.contains_key(name) && names.len() < PLUGIN_NAMES_MAX && is_metric_name(name) {
+            let labels = OfPlugin {
+                stage: self.stage.clone(),
+                plugin: self.plugin.clone(),
+                name: name.to_owned(),
+            };
+            if let Some(own) = make(all, &labels) {
+                names.insert(name.to_owned(), own);
+            }
+        }
+        if !names.get(name).is_some_and(apply) {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl Metrics {
+    fn new_counter(&self, labels: &OfPlugin) -> Option<Own> {
+        Some(Own::Counter(self.plugin_counters.get_or_create_owned(labels)))
+    }
+
+    fn new_gauge(&self, labels: &OfPlugin) -> Option<Own> {
+        Some(Own::Gauge(self.plugin_gauges.get_or_create_owned(labels)))
+    }
+
+    fn new_histogram(&self, labels: &OfPlugin) -> Option<Own> {
+        let family = self.plugin_histograms.as_ref()?;
+        Some(Own::Histogram(family.get_or_create_owned(labels)))
+    }
+}
+
+fn is_metric_name(name: &str) -> bool {
+    name.len() <= PLUGIN_NAME_BYTES_MAX
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_keeps_at_most_its_share_of_names() {
+        let metrics = Metrics::new();
+        let plugin = metrics.stage("s").plugin("p");
+        for n in 0..PLUGIN_NAMES_MAX + 5 {
+            plugin.add(&format!("n{n}"), 1);
+        }
+        plugin.add("Not-Allowed", 1);
+        plugin.set("n0", 1.0);
+        plugin.observe("h", f64::NAN);
+        assert_eq!(plugin.dropped.get(), 8);
+        assert!(metrics.text().contains(r#"wasmill_plugin_counter_total{stage="s",plugin="p",name="n0"} 1"#));
+    }
+
+    #[test]
+    fn kinds_are_counted_under_their_own_names() {
+        let metrics = Metrics::new();
+        let stage = metrics.stage("s");
+        for kind in Kind::ALL {
+            stage.dead_letter(kind).inc();
+        }
+        for kind in Kind::ALL {
+            let line = format!(r#"wasmill_dead_letters_total{{stage="s",kind="{kind}"}} 1"#);
+            assert!(metrics.text().contains(&line), "{line}");
+        }
+    }
+}

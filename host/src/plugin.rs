@@ -1,0 +1,25 @@
+//! Runs plugins: the only place that names the WebAssembly runtime.
+//!
+//! `runtime` is the engine and its clock; `component` turns a file into a prepared plugin and says in plain words what does not fit;
+//! `instance` is one running copy, called batch by batch under limits; `imports` is all that a plugin can reach. A plugin gets
+//! bytes and gives bytes: what it answers is checked in `reply`, outside of here.
+
+pub(crate) mod component;
+pub(crate) mod imports;
+pub(crate) mod instance;
+pub(crate) mod runtime;
+
+/// The contract as generated from `wit/`.
+pub(crate) mod contract {
+    #![allow(missing_docs, reason = "generated; the WIT has the prose")]
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "processor",
+        exports: { default: async },
+    });
+
+    pub(crate) use exports::wasmill::plugin::process::{Batch, Description, Replies};
+    pub(crate) use wasmill::plugin::types::{
+        Emission, Entry, Header, HeadersOut, Message, Part, Parts, PortKind, Reply, Span,
+    };
+}

@@ -1,0 +1,233 @@
+//! Turns a file into a prepared plugin, or says in plain words why it cannot be one.
+//!
+//! What is checked, in this order: size, that it is a component, the digest if one is pinned, that its imports are within what the host
+//! gives, that it exports a known world, and what it says of itself. Only then does it run for the first time, under its limits.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::Component;
+
+use super::contract::{Description, PortKind, ProcessorPre};
+use super::imports::Guest;
+use super::instance::{Executor, Instance};
+use super::runtime::Runtime;
+use crate::metrics::PluginMetrics;
+
+/// The largest plugin file that is read. The largest language runtimes compiled to components are near 20 MB.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// As the contract says.
+const PORTS_MAX: usize = 64;
+const PORT_NAME_BYTES_MAX: usize = 63;
+/// The interface that this host calls.
+const PROCESS: &str = "wasmill:plugin/process";
+/// Versions of the contract that this host speaks: this minor version.
+const CONTRACT_VERSION: &str = "0.1.";
+/// What a component may import without a grant, by interface name without version.
+const GIVEN: [&str; 21] = [
+    "wasmill:plugin/types",
+    "wasmill:plugin/log",
+    "wasmill:plugin/metrics",
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/stderr",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:cli/terminal-stderr",
+    "wasi:clocks/wall-clock",
+    "wasi:clocks/monotonic-clock",
+    "wasi:filesystem/types",
+    "wasi:filesystem/preopens",
+    "wasi:io/",
+    "wasi:random/random",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+];
+
+/// What a plugin may use of the machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// All memories of one instance together.
+    pub(crate) memory_bytes: usize,
+    /// For one call, whatever the size of its batch.
+    pub(crate) deadline: Duration,
+    /// For a call with one record.
+    pub(crate) deadline_record: Duration,
+}
+
+/// A plugin that is compiled, linked and described; instances are made from it.
+pub(crate) struct Plugin {
+    pub(crate) prepared: ProcessorPre<Guest>,
+    /// What the plugin says of itself; empty until `load` has asked.
+    pub(crate) description: Description,
+    /// SHA-256 of the file, in hexadecimal.
+    pub(crate) digest: String,
+    pub(crate) stage: String,
+    /// The stage's `config:` as a JSON object.
+    pub(crate) config: String,
+    pub(crate) limits: Limits,
+}
+
+impl Plugin {
+    /// The plugin's number for a port name.
+    pub(crate) fn port(&self, name: &str) -> Option<usize> {
+        self.description
+            .ports
+            .iter()
+            .position(|port| port.name == name)
+    }
+
+    pub(crate) fn port_kinds(&self) -> Vec<PortKind> {
+        self.description.ports.iter().map(|port| port.kind).collect()
+    }
+}
+
+/// Which file to load, for what.
+pub(crate) struct Wanted<'a> {
+    pub(crate) stage: &'a str,
+    pub(crate) file: &'a Path,
+    /// The SHA-256 that the file must have.
+    pub(crate) sha256: Option<[u8; 32]>,
+    pub(crate) config: String,
+    pub(crate) limits: Limits,
+}
+
+/// Loads, checks, compiles and describes a plugin. It is not configured yet.
+///
+/// # Errors
+/// Says what about the file does not fit, and what to do.
+pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executor>) -> Result<Plugin> {
+    let bytes = read(wanted.file)?;
+    let digest = hex(&Sha256::digest(&bytes));
+    if let Some(pinned) = wanted.sha256
+        && hex(&pinned) != digest
+    {
+        bail!("the file's sha256 is {digest}, the pipeline wants {}", hex(&pinned));
+    }
+    let component = Component::from_binary(&runtime.engine, &bytes)
+        .map_err(anyhow::Error::from)
+        .context("compile the component; the file may be damaged, build it again")?;
+    check_imports(runtime, &component)?;
+    check_exports(runtime, &component)?;
+    let prepared = runtime
+        .linker
+        .instantiate_pre(&component)
+        .and_then(ProcessorPre::new)
+        .map_err(anyhow::Error::from)
+        .context("the component names the right interfaces, but with other types than this host; build it again with the SDK of this version")?;
+    let plugin = Arc::new(Plugin {
+        prepared,
+        description: Description {
+            name: String::new(),
+            version: String::new(),
+            ports: Vec::new(),
+            config_schema: String::new(),
+            state_version: 0,
+            reads: super::contract::Parts::empty(),
+            attributes: Vec::new(),
+        },
+        digest,
+        stage: wanted.stage.to_owned(),
+        config: wanted.config,
+        limits: wanted.limits,
+    });
+    let described = Instance::bare(Arc::clone(&plugin), Arc::clone(executor), PluginMetrics::unheard())
+        .and_then(|mut instance| instance.describe())
+        .map_err(|fault| anyhow!(fault))
+        .context("`describe` failed")?;
+    check_description(&described)?;
+    let mut plugin = Arc::into_inner(plugin).ok_or_else(|| anyhow!("a described instance is still alive"))?;
+    plugin.description = described;
+    Ok(plugin)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let size = std::fs::metadata(file).context("open the plugin file")?.len();
+    if size > FILE_BYTES_MAX {
+        bail!("the file has {size} bytes, the limit is {FILE_BYTES_MAX}");
+    }
+    let bytes = std::fs::read(file).context("read the plugin file")?;
+    // The header of every binary: magic, then version and layer. Layer 0 is a core module, layer 1 a component.
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', _, _, 1, 0]) => Ok(bytes),
+        Some([0, b'a', b's', b'm', _, _, 0, 0]) => bail!(
+            "this is a core module, not a component; build it with `--target wasm32-wasip2`"
+        ),
+        _ => bail!("this is not a WebAssembly file"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn check_imports(runtime: &Runtime, component: &Component) -> Result<()> {
+    let kind = component.component_type();
+    for (import, _) in kind.imports(&runtime.engine) {
+        let (name, version) = import.split_once('@').unwrap_or((import, ""));
+        if name.starts_with("wasmill:plugin/") && !version.starts_with(CONTRACT_VERSION) {
+            bail!("the plugin imports `{import}`; this host gives wasmill:plugin {CONTRACT_VERSION}x, so the plugin needs another host or another SDK");
+        }
+        let given = GIVEN
+            .iter()
+            .any(|given| name == *given || (given.ends_with('/') && name.starts_with(given)));
+        if !given {
+            bail!("the plugin imports `{import}`, which is not granted: plugins reach the log, metrics, clocks and random numbers, and an empty WASI; remove what uses it from the plugin");
+        }
+    }
+    Ok(())
+}
+
+fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
+    let kind = component.component_type();
+    let exports: Vec<&str> = kind.exports(&runtime.engine).map(|(name, _)| name).collect();
+    let Some(found) = exports.iter().find(|name| name.split('@').next() == Some(PROCESS)) else {
+        let aggregate = exports.iter().any(|name| name.starts_with("wasmill:plugin/aggregate"));
+        if aggregate {
+            bail!("the plugin implements `aggregate`, which is not there yet in this version of wasmill");
+        }
+        bail!(
+            "the plugin does not export `{PROCESS}`; it exports {}",
+            if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") }
+        );
+    };
+    let version = found.split_once('@').map_or("", |(_, version)| version);
+    if !version.starts_with(CONTRACT_VERSION) {
+        bail!("the plugin exports `{found}`; this host calls {PROCESS}@{CONTRACT_VERSION}x");
+    }
+    Ok(())
+}
+
+fn check_description(description: &Description) -> Result<()> {
+    if description.name.is_empty() || description.name.len() > 256 {
+        bail!("`describe` gives a name of {} bytes; 1 to 256 are allowed", description.name.len());
+    }
+    if description.ports.is_empty() || description.ports.len() > PORTS_MAX {
+        bail!("`describe` names {} ports; 1 to {PORTS_MAX} are allowed", description.ports.len());
+    }
+    for (index, port) in description.ports.iter().enumerate() {
+        let name = &port.name;
+        let legal = name.len() <= PORT_NAME_BYTES_MAX
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !legal {
+            bail!("`describe` names a port {name:?}; lower-case letters, digits and hyphens are allowed, a letter first, at most {PORT_NAME_BYTES_MAX}");
+        }
+        if description.ports[..index].iter().any(|other| other.name == *name) {
+            bail!("`describe` names the port `{name}` twice");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! Everything that a plugin can reach: the log, metrics, and a WASI that is empty.
+//!
+//! A guest's data holds its limits and what it said during the current call. Standard output and standard error, the `log`
+//! interface and panics all end in `Said`, which bounds them: a flood costs the plugin its own lines and nobody anything else.
+//! No file, environment variable, argument, socket or input is reachable; clocks and random numbers are real.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWrite;
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime::{Engine, ResourceLimiter};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::contract::wasmill::plugin::{log, metrics, types};
+use crate::metrics::PluginMetrics;
+
+/// The longest line of a plugin that is logged; the rest of it is cut.
+const LINE_BYTES_MAX: usize = 1024;
+/// How many lines of one instance are logged a second; the rest are dropped and counted.
+const LINES_PER_SECOND_MAX: u32 = 100;
+/// How much of a panic's text, or of the last output before a trap, is kept for the dead letter.
+const LAST_WORDS_BYTES_MAX: usize = 4096;
+/// Tables hold function references; ordinary components have some thousands.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Core instances, memories and tables of one component; an ordinary one has fewer than 10 of each.
+const ITEMS_MAX: usize = 100;
+
+/// The data of one instance.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    resources: ResourceTable,
+    said: Arc<Mutex<Said>>,
+    metrics: Arc<PluginMetrics>,
+    pub(crate) memory: MemoryLimit,
+    pub(crate) deadline: Deadline,
+}
+
+impl Guest {
+    pub(crate) fn new(stage: &str, memory_bytes_max: usize, metrics: Arc<PluginMetrics>) -> Self {
+        let said = Arc::new(Mutex::new(Said::new(stage, Arc::clone(&metrics))));
+        let output = |stream| GuestOutput {
+            stream,
+            said: Arc::clone(&said),
+        };
+        let wasi = WasiCtx::builder()
+            .stdout(output("stdout"))
+            .stderr(output("stderr"))
+            .build();
+        Self {
+            wasi,
+            resources: ResourceTable::new(),
+            said,
+            metrics,
+            memory: MemoryLimit::new(memory_bytes_max),
+            deadline: Deadline::default(),
+        }
+    }
+
+    /// Forgets what was said before; called at the start of a call.
+    pub(crate) fn listen(&self) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.panic = None;
+        said.tail.clear();
+    }
+
+    /// The panic's text and place if the plugin told them, else the end of what it wrote to standard error.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = String::from_utf8_lossy(&said.tail).trim().to_owned();
+        said.panic
+            .clone()
+            .or_else(|| (!tail.is_empty()).then_some(tail))
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.resources,
+        }
+    }
+}
+
+/// When the current call has run for too long.
+///
+/// What is judged is the CPU time of the thread, so that a busy machine does not fault an innocent plugin; the wall clock
+/// is only an outer bound.
+#[derive(Default)]
+pub(crate) struct Deadline {
+    cpu_until: Option<Duration>,
+    wall_until: Option<Instant>,
+    /// A call was ended because of it.
+    pub(crate) passed: bool,
+}
+
+/// How many times its deadline a call may take by the wall clock.
+const WALL_FACTOR: u32 = 10;
+
+impl Deadline {
+    pub(crate) fn start(&mut self, deadline: Duration) {
+        self.cpu_until = Some(thread_cpu_time() + deadline);
+        self.wall_until = Some(Instant::now() + deadline * WALL_FACTOR);
+        self.passed = false;
+    }
+
+    /// Called at every tick of the epoch while the guest runs.
+    pub(crate) fn check(&mut self) -> bool {
+        self.passed = self.cpu_until.is_some_and(|until| thread_cpu_time() > until)
+            || self.wall_until.is_some_and(|until| Instant::now() > until);
+        self.passed
+    }
+}
+
+fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Bounds the memories of one instance, all together, and its tables.
+pub(crate) struct MemoryLimit {
+    bytes_max: usize,
+    bytes: usize,
+    /// A growth was refused: a trap that follows is a matter of memory.
+    pub(crate) refused: bool,
+}
+
+impl MemoryLimit {
+    fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            bytes: 0,
+            refused: false,
+        }
+    }
+
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.bytes.saturating_add(desired.saturating_sub(current));
+        if total > self.bytes_max {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.bytes = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= TABLE_ELEMENTS_MAX;
+        self.refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn instances(&self) -> usize {
+        ITEMS_MAX
+    }
+
+    fn tables(&self) -> usize {
+        ITEMS_MAX
+    }
+
+    fn memories(&self) -> usize {
+        ITEMS_MAX
+    }
+}
+
+/// What a plugin said, on its way to the log.
+struct Said {
+    stage: String,
+    panic: Option<String>,
+    /// The end of standard error since the call began.
+    tail: Vec<u8>,
+    second: Instant,
+    lines: u32,
+    metrics: Arc<PluginMetrics>,
+}
+
+impl Said {
+    fn new(stage: &str, metrics: Arc<PluginMetrics>) -> Self {
+        Self {
+            stage: stage.to_owned(),
+            panic: None,
+            tail: Vec::new(),
+            second: Instant::now(),
+            lines: 0,
+            metrics,
+        }
+    }
+
+    fn admits(&mut self) -> bool {
+        if self.second.elapsed().as_secs() >= 1 {
+            self.second = Instant::now();
+            self.lines = 0;
+        }
+        self.lines += 1;
+        let admitted = self.lines <= LINES_PER_SECOND_MAX;
+        if !admitted {
+            self.metrics.dropped_line();
+        }
+        admitted
+    }
+
+    fn line(&mut self, level: log::Level, text: &str, fields: &[(String, String)]) {
+        if !self.admits() {
+            return;
+        }
+        let text = cut(text, LINE_BYTES_MAX);
+        let fields = cut(&fields_text(fields), LINE_BYTES_MAX).to_owned();
+        let stage = self.stage.as_str();
+        match level {
+            log::Level::Trace => tracing::trace!(target: "plugin", stage, fields, "{text}"),
+            log::Level::Debug => tracing::debug!(target: "plugin", stage, fields, "{text}"),
+            log::Level::Info => tracing::info!(target: "plugin", stage, fields, "{text}"),
+            log::Level::Warn => tracing::warn!(target: "plugin", stage, fields, "{text}"),
+            log::Level::Error => tracing::error!(target: "plugin", stage, fields, "{text}"),
+        }
+    }
+
+    fn written(&mut self, stream: &str, bytes: &[u8]) {
+        if stream == "stderr" {
+            let keep = bytes.len().min(LAST_WORDS_BYTES_MAX);
+            self.tail.extend_from_slice(&bytes[bytes.len() - keep..]);
+            let over = self.tail.len().saturating_sub(LAST_WORDS_BYTES_MAX);
+            self.tail.drain(..over);
+        }
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(64 * LINE_BYTES_MAX)]).into_owned();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            self.line(log::Level::Info, line, &[("stream".to_owned(), stream.to_owned())]);
+        }
+    }
+}
+
+fn fields_text(fields: &[(String, String)]) -> String {
+    fields
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The beginning of a text, at most `bytes_max` long, cut between characters.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+impl types::Host for Guest {}
+
+impl log::Host for Guest {
+    fn write(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) {
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .line(level, &message, &fields);
+    }
+
+    fn panicked(&mut self, message: String, place: String) {
+        let text = if place.is_empty() {
+            message
+        } else {
+            format!("{message} (at {place})")
+        };
+        let text = cut(&text, LAST_WORDS_BYTES_MAX).to_owned();
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .panic = Some(text);
+    }
+}
+
+impl metrics::Host for Guest {
+    fn add(&mut self, name: String, amount: u64) {
+        self.metrics.add(&name, amount);
+    }
+
+    fn set(&mut self, name: String, value: f64) {
+        self.metrics.set(&name, value);
+    }
+
+    fn observe(&mut self, name: String, value: f64) {
+        self.metrics.observe(&name, value);
+    }
+}
+
+/// Standard output or standard error of a guest; never blocks and never fails.
+struct GuestOutput {
+    stream: &'static str,
+    said: Arc<Mutex<Said>>,
+}
+
+impl IsTerminal for GuestOutput {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for GuestOutput {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(GuestOutput {
+            stream: self.stream,
+            said: Arc::clone(&self.said),
+        })
+    }
+
+    fn p2_stream(&self) -> Box<dyn wasmtime_wasi::p2::OutputStream> {
+        Box::new(GuestOutput {
+            stream: self.stream,
+            said: Arc::clone(&self.said),
+        })
+    }
+}
+
+impl GuestOutput {
+    fn take(&self, bytes: &[u8]) {
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .written(self.stream, bytes);
+    }
+}
+
+impl wasmtime_wasi::p2::OutputStream for GuestOutput {
+    fn write(&mut self, bytes: bytes::Bytes) -> wasmtime_wasi::p2::StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> wasmtime_wasi::p2::StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> wasmtime_wasi::p2::StreamResult<usize> {
+        Ok(64 * LINE_BYTES_MAX)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl wasmtime_wasi::p2::Pollable for GuestOutput {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for GuestOutput {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The linker of every plugin: the base set of WASI, without sockets, and the host's own interfaces.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+    use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
+    use wasmtime_wasi::p2::bindings::{cli, filesystem, random};
+    use wasmtime_wasi::random::WasiRandom;
+
+    let mut linker = Linker::new(engine);
+    let l = &mut linker;
+    // Input and output streams, polls, clocks, secure random numbers, and the three standard streams.
+    wasmtime_wasi::p2::add_to_linker_proxy_interfaces_async(l)?;
+    filesystem::preopens::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    filesystem::types::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    random::insecure::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.wasi.random())?;
+    random::insecure_seed::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.wasi.random())?;
+    cli::exit::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::environment::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_input::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_output::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stdin::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    types::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
+    log::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
+    metrics::add_to_linker::<Guest, HasSelf<Guest>>(l, |guest| guest)?;
+    Ok(linker)
+}

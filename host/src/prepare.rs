@@ -1,0 +1,184 @@
+//! Proves that the plugins of a pipeline fit it: file, world, imports, configuration, ports.
+//!
+//! Every mistake is reported at its place in the pipeline file, and as many at once as can be found. What comes out needs nothing
+//! but a broker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+
+use crate::build;
+use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage};
+use crate::metrics::PluginMetrics;
+use crate::plugin::component::{self, Limits, Plugin, Wanted};
+use crate::plugin::contract::PortKind;
+use crate::plugin::instance::{Executor, Instance};
+use crate::plugin::runtime::Runtime;
+use crate::route::Routes;
+
+/// A stage whose plugin fits it.
+pub(crate) struct Ready {
+    pub(crate) stage: Stage,
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) file: PathBuf,
+    pub(crate) routes: Arc<Routes>,
+    /// The topics that the stage writes, each once; the last is the dead-letter topic.
+    pub(crate) destinations: Vec<String>,
+}
+
+/// Builds, loads and configures the plugin of every stage.
+///
+/// # Errors
+/// All mistakes, with their places in the pipeline file.
+pub(crate) fn stages(pipeline: &Pipeline, runtime: &Runtime) -> Result<Vec<Ready>, ConfigErrors> {
+    pipeline.check_files()?;
+    let mut mistakes = Vec::new();
+    let mut ready = Vec::new();
+    for stage in &pipeline.stages {
+        match prepare(stage, runtime) {
+            Ok(prepared) => ready.push(prepared),
+            Err(found) => mistakes.extend(found),
+        }
+    }
+    pipeline.report(mistakes)?;
+    Ok(ready)
+}
+
+fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> {
+    let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("plugin: {error:#}"))];
+    let file = match &stage.plugin.value {
+        PluginSource::WasmFile { path, .. } => path.clone(),
+        PluginSource::CrateFolder { path } => build::plugin_crate(path).map_err(at_plugin)?,
+    };
+    let executor = Arc::new(Executor::new().context("start the executor").map_err(at_plugin)?);
+    let plugin = component::load(runtime, wanted(stage, &file), &executor)
+        .with_context(|| file.display().to_string())
+        .map_err(at_plugin)?;
+    let plugin = Arc::new(plugin);
+    let mut mistakes = Vec::new();
+    let destinations = bind(stage, &plugin, &mut mistakes);
+    if check_schema(stage, &plugin, &mut mistakes) {
+        let configured = Instance::new(Arc::clone(&plugin), executor, PluginMetrics::unheard());
+        if let Err(fault) = configured {
+            let name = &plugin.description.name;
+            mistakes.push(stage.error(stage.config.at, format!("`config`: plugin `{name}` refuses it: {fault}")));
+        }
+    }
+    match destinations {
+        Some((routes, destinations)) if mistakes.is_empty() => Ok(Ready {
+            stage: stage.clone(),
+            plugin,
+            file,
+            routes: Arc::new(routes),
+            destinations,
+        }),
+        _ => Err(mistakes),
+    }
+}
+
+fn wanted<'a>(stage: &'a Stage, file: &'a std::path::Path) -> Wanted<'a> {
+    let sha256 = match &stage.plugin.value {
+        PluginSource::WasmFile { sha256, .. } => *sha256,
+        PluginSource::CrateFolder { .. } => None,
+    };
+    Wanted {
+        stage: &stage.name,
+        file,
+        sha256,
+        config: stage.config.value.to_string(),
+        limits: Limits {
+            memory_bytes: usize::try_from(stage.limits.memory_bytes.value).unwrap_or(usize::MAX),
+            deadline: stage.limits.deadline.value,
+            deadline_record: stage.limits.deadline_record.value,
+        },
+    }
+}
+
+/// Binds every port to a topic; none where a mistake was found.
+fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Option<(Routes, Vec<String>)> {
+    let ports = &plugin.description.ports;
+    let name = &plugin.description.name;
+    let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
+    let listed = names.join(", ");
+    let before = mistakes.len();
+    if let Some(port) = ports.iter().find(|port| port.kind == PortKind::Document) {
+        let text = format!("port `{}` of plugin `{name}` gives documents; Elasticsearch outputs are not there yet in this version of wasmill", port.name);
+        mistakes.push(stage.error(stage.plugin.at, text));
+    }
+    let mut topics: Vec<Option<String>> = vec![None; ports.len()];
+    match &stage.outputs {
+        Outputs::Single(topic) if ports.len() == 1 => topics[0] = Some(topic.value.clone()),
+        Outputs::Single(topic) => {
+            let text = format!("`output` is for plugins with one port; plugin `{name}` has {listed}: write `outputs: {{PORT: TOPIC, ..}}`");
+            mistakes.push(stage.error(topic.at, text));
+        }
+        Outputs::ByPort(outputs) => {
+            for output in outputs {
+                match plugin.port(&output.port) {
+                    Some(port) => topics[port] = Some(output.topic.value.clone()),
+                    None => {
+                        let nearest = crate::config::suggestion(&output.port, names.iter().copied());
+                        let text = format!("port `{}` is not one of plugin `{name}`{nearest}; its ports: {listed}", output.port.value);
+                        mistakes.push(stage.error(output.port.at, text));
+                    }
+                }
+            }
+            for (port, topic) in names.iter().zip(&topics) {
+                if topic.is_none() {
+                    let text = format!("port `{port}` of plugin `{name}` is bound to no topic; add it to `outputs`");
+                    mistakes.push(stage.error(stage.name.at, text));
+                }
+            }
+        }
+    }
+    if mistakes.len() > before {
+        return None;
+    }
+    Some(number(topics.into_iter().flatten(), &stage.on_fault.dead_letter))
+}
+
+/// Lists each topic once and numbers the ports by that list.
+fn number(topics: impl Iterator<Item = String>, dead_letters: &str) -> (Routes, Vec<String>) {
+    let mut destinations: Vec<String> = Vec::new();
+    let by_port = topics
+        .map(|topic| {
+            destinations.iter().position(|known| *known == topic).unwrap_or_else(|| {
+                destinations.push(topic);
+                destinations.len() - 1
+            })
+        })
+        .collect();
+    // Last even where a port goes to the same topic: a dead letter is found by its place.
+    destinations.push(dead_letters.to_owned());
+    (Routes::new(by_port), destinations)
+}
+
+/// Checks the stage's configuration against the plugin's own schema. False: it does not satisfy it.
+fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> bool {
+    let text = &plugin.description.config_schema;
+    let name = &plugin.description.name;
+    if text.trim().is_empty() {
+        return true;
+    }
+    let schema = serde_json::from_str(text).context("it is not JSON");
+    let validator = schema.and_then(|schema: serde_json::Value| {
+        jsonschema::validator_for(&schema).map_err(|error| anyhow::anyhow!("{error}"))
+    });
+    let validator = match validator {
+        Ok(validator) => validator,
+        Err(error) => {
+            let text = format!("the config schema of plugin `{name}` cannot be used: {error:#}");
+            mistakes.push(stage.error(stage.plugin.at, text));
+            return false;
+        }
+    };
+    let before = mistakes.len();
+    for error in validator.iter_errors(&stage.config.value) {
+        let pointer = error.instance_path().to_string();
+        let place = if pointer.is_empty() { String::new() } else { format!(" at {pointer}") };
+        let text = format!("`config`{place}: {error} (plugin `{name}`)");
+        mistakes.push(stage.error(stage.config.place(&pointer), text));
+    }
+    mistakes.len() == before
+}

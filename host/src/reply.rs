@@ -1,0 +1,344 @@
+//! Checks what a guest answered before anything is done with it.
+//!
+//! An answer is foreign bytes: every span, count, port and text is checked here, once, and what comes out can be used without a further
+//! thought. An answer that breaks any rule is a fault of the whole call: which of its replies could be trusted is not knowable.
+//! Pure: no clock, no I/O.
+
+use crate::fault::{Fault, Kind};
+use crate::plugin::contract::{
+    Emission, Header, HeadersOut, Message, Part, PortKind, Replies, Reply, Span,
+};
+
+/// The most bytes that one answer may carry. A batch is bounded by `batch.bytes`, so this is growth by two orders of magnitude.
+const DATA_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most emissions of one answer.
+const EMISSIONS_MAX: usize = 1_000_000;
+/// The longest reason that is kept; Kafka headers are for people, not for dumps.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// The verdict on one record, with everything in it checked.
+#[derive(Debug, Clone)]
+pub(crate) enum Verdict<'a> {
+    Skip,
+    Forward { port: usize },
+    Emit(&'a [Emission]),
+    Reject(&'a str),
+    Retry(&'a str),
+}
+
+/// An answer that keeps all rules.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    replies: Replies,
+    /// Where each reply's emissions begin.
+    starts: Vec<usize>,
+}
+
+impl Checked {
+    /// Checks an answer to a batch of `expected` records by a plugin with these ports.
+    ///
+    /// # Errors
+    /// The first rule that is broken, in words for the plugin's author.
+    pub(crate) fn new(replies: Replies, expected: usize, ports: &[PortKind]) -> Result<Self, Fault> {
+        check(&replies, expected, ports)
+            .map(|starts| Self { replies, starts })
+            .map_err(|text| Fault::new(Kind::Malformed, text))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.replies.replies.len()
+    }
+
+    /// The verdict on the record at `index`.
+    pub(crate) fn verdict(&self, index: usize) -> Verdict<'_> {
+        match self.replies.replies[index] {
+            Reply::Skip => Verdict::Skip,
+            Reply::Forward(port) => Verdict::Forward {
+                port: port as usize,
+            },
+            Reply::Emit(count) => {
+                let start = self.starts[index];
+                Verdict::Emit(&self.replies.emissions[start..start + count as usize])
+            }
+            Reply::Reject(reason) => Verdict::Reject(self.reason(reason)),
+            Reply::Retry(reason) => Verdict::Retry(self.reason(reason)),
+        }
+    }
+
+    pub(crate) fn bytes(&self, span: Span) -> &[u8] {
+        slice(&self.replies.data, span).unwrap_or_default()
+    }
+
+    /// A range of the header table.
+    pub(crate) fn headers(&self, range: Span) -> &[Header] {
+        slice(&self.replies.headers, range).unwrap_or_default()
+    }
+
+    fn reason(&self, span: Span) -> &str {
+        let text = std::str::from_utf8(self.bytes(span)).unwrap_or_default();
+        &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
+    }
+}
+
+fn slice<T>(of: &[T], span: Span) -> Option<&[T]> {
+    let start = span.start as usize;
+    of.get(start..start.checked_add(span.len as usize)?)
+}
+
+fn check(replies: &Replies, expected: usize, ports: &[PortKind]) -> Result<Vec<usize>, String> {
+    let (answered, emitted) = (replies.replies.len(), replies.emissions.len());
+    if answered != expected {
+        return Err(format!("answered {answered} replies to {expected} records"));
+    }
+    if replies.data.len() > DATA_BYTES_MAX {
+        let bytes = replies.data.len();
+        return Err(format!("answered {bytes} bytes, the limit is {DATA_BYTES_MAX}"));
+    }
+    if emitted > EMISSIONS_MAX {
+        return Err(format!("answered {emitted} emissions, the limit is {EMISSIONS_MAX}"));
+    }
+    for (index, header) in replies.headers.iter().enumerate() {
+        check_header(replies, header).map_err(|text| format!("header {index}: {text}"))?;
+    }
+    let mut starts = Vec::with_capacity(answered);
+    let mut taken = 0_usize;
+    for (index, reply) in replies.replies.iter().enumerate() {
+        starts.push(taken);
+        match *reply {
+            Reply::Skip => {}
+            Reply::Forward(port) => check_port(port, PortKind::Message, ports)
+                .map_err(|text| format!("reply {index}: {text}"))?,
+            Reply::Emit(count) => taken = taken.saturating_add(count as usize),
+            Reply::Reject(span) | Reply::Retry(span) => {
+                check_text(replies, span).map_err(|text| format!("reply {index}: reason {text}"))?;
+            }
+        }
+    }
+    if taken != emitted {
+        return Err(format!("its replies take {taken} emissions, it answered {emitted}"));
+    }
+    for (index, emission) in replies.emissions.iter().enumerate() {
+        check_emission(replies, emission, ports).map_err(|text| format!("emission {index}: {text}"))?;
+    }
+    Ok(starts)
+}
+
+fn check_header(replies: &Replies, header: &Header) -> Result<(), String> {
+    let name = check_text(replies, header.name).map_err(|text| format!("name {text}"))?;
+    if name.contains('\0') {
+        return Err("name contains a NUL".to_owned());
+    }
+    if let Some(value) = header.value {
+        check_bytes(replies, value).map_err(|text| format!("value {text}"))?;
+    }
+    Ok(())
+}
+
+fn check_emission(replies: &Replies, emission: &Emission, ports: &[PortKind]) -> Result<(), String> {
+    match emission {
+        Emission::Message(message) => check_message(replies, message, ports),
+        Emission::Document(document) => {
+            check_port(document.port, PortKind::Document, ports)?;
+            for text in [document.id, document.routing].into_iter().flatten() {
+                check_text(replies, text)?;
+            }
+            check_part(replies, &document.body)
+        }
+    }
+}
+
+fn check_message(replies: &Replies, message: &Message, ports: &[PortKind]) -> Result<(), String> {
+    check_port(message.port, PortKind::Message, ports)?;
+    check_part(replies, &message.key).map_err(|text| format!("key {text}"))?;
+    check_part(replies, &message.value).map_err(|text| format!("value {text}"))?;
+    if message.partition.is_some_and(|partition| i32::try_from(partition).is_err()) {
+        return Err("partition is beyond 2147483647".to_owned());
+    }
+    match message.headers {
+        HeadersOut::Unchanged => Ok(()),
+        HeadersOut::Append(range) | HeadersOut::Replace(range) => slice(&replies.headers, range)
+            .map(|_| ())
+            .ok_or_else(|| out_of_range("headers", range, replies.headers.len())),
+    }
+}
+
+fn check_port(port: u32, wanted: PortKind, ports: &[PortKind]) -> Result<(), String> {
+    match ports.get(port as usize) {
+        None => Err(format!("port {port} does not exist, the plugin has {}", ports.len())),
+        Some(kind) if *kind != wanted => Err(format!(
+            "port {port} is a {} port, not a {} port",
+            name_of(*kind),
+            name_of(wanted)
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+fn name_of(kind: PortKind) -> &'static str {
+    match kind {
+        PortKind::Message => "message",
+        PortKind::Document => "document",
+    }
+}
+
+fn check_part(replies: &Replies, part: &Part) -> Result<(), String> {
+    match part {
+        Part::Replace(Some(span)) => check_bytes(replies, *span).map(|_| ()),
+        Part::Unchanged | Part::Replace(None) => Ok(()),
+    }
+}
+
+fn check_bytes(replies: &Replies, span: Span) -> Result<&[u8], String> {
+    slice(&replies.data, span).ok_or_else(|| out_of_range("data", span, replies.data.len()))
+}
+
+fn check_text(replies: &Replies, span: Span) -> Result<&str, String> {
+    std::str::from_utf8(check_bytes(replies, span)?).map_err(|_| "is not UTF-8".to_owned())
+}
+
+fn out_of_range(of: &str, span: Span, len: usize) -> String {
+    let Span { start, len: wanted } = span;
+    format!("span {start}+{wanted} reaches beyond {of}, which has {len}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PORTS: [PortKind; 2] = [PortKind::Message, PortKind::Document];
+
+    fn span(start: u32, len: u32) -> Span {
+        Span { start, len }
+    }
+
+    fn message(port: u32) -> Message {
+        Message {
+            port,
+            key: Part::Unchanged,
+            value: Part::Unchanged,
+            headers: HeadersOut::Unchanged,
+            timestamp_ms: None,
+            partition: None,
+        }
+    }
+
+    fn answer(replies: Vec<Reply>, emissions: Vec<Emission>) -> Replies {
+        Replies {
+            data: b"because\xff".to_vec(),
+            replies,
+            emissions,
+            headers: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    fn refused(replies: Replies, expected: usize, words: &str) {
+        let fault = Checked::new(replies, expected, &PORTS).unwrap_err();
+        assert_eq!(fault.kind, Kind::Malformed);
+        assert!(fault.message.contains(words), "{}", fault.message);
+    }
+
+    #[test]
+    fn emissions_go_to_the_replies_in_order() {
+        let emissions = vec![
+            Emission::Message(message(0)),
+            Emission::Message(message(0)),
+            Emission::Message(message(0)),
+        ];
+        let replies = answer(vec![Reply::Emit(1), Reply::Skip, Reply::Emit(2), Reply::Emit(0)], emissions);
+        let checked = Checked::new(replies, 4, &PORTS).unwrap();
+        let counts: Vec<_> = (0..4)
+            .map(|index| match checked.verdict(index) {
+                Verdict::Emit(emissions) => emissions.len(),
+                _ => usize::MAX,
+            })
+            .collect();
+        assert_eq!(counts, [1, usize::MAX, 2, 0]);
+    }
+
+    #[test]
+    fn every_broken_rule_is_named() {
+        refused(answer(vec![], vec![]), 1, "answered 0 replies to 1 records");
+        refused(answer(vec![Reply::Skip; 2], vec![]), 1, "answered 2 replies to 1");
+        refused(answer(vec![Reply::Forward(9)], vec![]), 1, "port 9 does not exist");
+        refused(answer(vec![Reply::Forward(1)], vec![]), 1, "is a document port");
+        refused(answer(vec![Reply::Reject(span(4, 9))], vec![]), 1, "span 4+9 reaches beyond data");
+        refused(answer(vec![Reply::Reject(span(u32::MAX, u32::MAX))], vec![]), 1, "reaches beyond");
+        refused(answer(vec![Reply::Retry(span(0, 8))], vec![]), 1, "is not UTF-8");
+        refused(answer(vec![Reply::Emit(2)], vec![]), 1, "take 2 emissions, it answered 0");
+        refused(answer(vec![Reply::Skip], vec![Emission::Message(message(0))]), 1, "take 0 emissions, it answered 1");
+        refused(answer(vec![Reply::Emit(1)], vec![Emission::Message(message(1))]), 1, "is a document port");
+        let mut beyond = message(0);
+        beyond.headers = HeadersOut::Append(span(0, 1));
+        refused(answer(vec![Reply::Emit(1)], vec![Emission::Message(beyond)]), 1, "beyond headers");
+        let mut partition = message(0);
+        partition.partition = Some(u32::MAX);
+        refused(answer(vec![Reply::Emit(1)], vec![Emission::Message(partition)]), 1, "partition");
+        let mut named = answer(vec![Reply::Skip], vec![]);
+        named.headers.push(Header { name: span(6, 2), value: None });
+        refused(named, 1, "header 0: name is not UTF-8");
+    }
+
+    fn any_span() -> impl Strategy<Value = Span> {
+        prop_oneof![(0..20u32, 0..20u32), (any::<u32>(), any::<u32>())].prop_map(|(start, len)| Span { start, len })
+    }
+
+    fn any_part() -> impl Strategy<Value = Part> {
+        prop_oneof![
+            Just(Part::Unchanged),
+            Just(Part::Replace(None)),
+            any_span().prop_map(|span| Part::Replace(Some(span)))
+        ]
+    }
+
+    fn any_reply() -> impl Strategy<Value = Reply> {
+        prop_oneof![
+            Just(Reply::Skip),
+            (0..3u32).prop_map(Reply::Forward),
+            (0..3u32).prop_map(Reply::Emit),
+            any::<u32>().prop_map(Reply::Emit),
+            any_span().prop_map(Reply::Reject),
+            any_span().prop_map(Reply::Retry),
+        ]
+    }
+
+    fn any_emission() -> impl Strategy<Value = Emission> {
+        (0..3u32, any_part(), any_part(), any_span(), 0..3u8).prop_map(|(port, key, value, range, kind)| {
+            let headers = match kind {
+                0 => HeadersOut::Unchanged,
+                1 => HeadersOut::Append(range),
+                _ => HeadersOut::Replace(range),
+            };
+            Emission::Message(Message { port, key, value, headers, timestamp_ms: None, partition: None })
+        })
+    }
+
+    proptest! {
+        /// Whatever a guest answers is refused, or can be read to its end without a panic.
+        #[test]
+        fn no_answer_can_panic_the_host(
+            data in prop::collection::vec(any::<u8>(), 0..20),
+            replies in prop::collection::vec(any_reply(), 0..4),
+            emissions in prop::collection::vec(any_emission(), 0..4),
+            headers in prop::collection::vec((any_span(), prop::option::of(any_span())), 0..3),
+            expected in 0..4usize,
+        ) {
+            let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
+            let answer = Replies { data, replies, emissions, headers };
+            if let Ok(checked) = Checked::new(answer, expected, &PORTS) {
+                prop_assert_eq!(checked.len(), expected);
+                for index in 0..expected {
+                    if let Verdict::Emit(emissions) = checked.verdict(index) {
+                        for emission in emissions {
+                            if let Emission::Message(Message { headers: HeadersOut::Append(range) | HeadersOut::Replace(range), .. }) = emission {
+                                prop_assert_eq!(checked.headers(*range).len(), range.len as usize);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What the product promises, on a real Kafka and with the real binary. `host/tests/servers/README.md` says what that needs.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod example;
+mod exactly_once;
+mod faults;
+mod lifecycle;
+mod noaa;
+mod records;

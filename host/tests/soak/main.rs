@@ -1,0 +1,26 @@
+//! The long forms of what `real` proves: run before a release, not at every change. Needs what `real` needs (`host/tests/servers/README.md`).
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use support::chaos::fleet::Hazards;
+use support::chaos::{ALL_AIMS, Plan, run};
+use support::rng;
+
+#[test]
+fn a_hundred_thousand_records_arrive_exactly_once_through_ten_minutes_of_kills() {
+    let report = run(
+        "soak",
+        &Plan {
+            seed: rng::seed(),
+            duration: Duration::from_secs(600),
+            records_per_second: 200,
+            hazards: Hazards { kill: 0.02, unknown: 0.01, freeze: true, sabotage: None },
+        },
+    );
+    report.assert_clean(&ALL_AIMS);
+    assert!(report.sent >= 100_000, "only {} records were sent", report.sent);
+}

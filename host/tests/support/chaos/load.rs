@@ -1,0 +1,125 @@
+//! Sends numbered records without a break, and between them records of transactions that their sender aborts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::checker::Numbered;
+use crate::support::kafka::{Record, Sender};
+use crate::support::rng::Rng;
+use crate::support::unique;
+
+const KEYS: usize = 64;
+
+/// A transaction of another sender is opened this often, and aborted while numbered records stand behind it.
+const ABORTED_EVERY: Duration = Duration::from_millis(1500);
+const ABORTED_AFTER: Duration = Duration::from_millis(200);
+
+/// A thread that sends until it is told to end.
+pub(crate) struct Load {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<(Vec<Numbered>, usize)>,
+}
+
+impl Load {
+    pub(crate) fn start(topic: &str, partitions: i32, per_second: u64, seed: u64) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let mut source = Source::new(topic, partitions, seed);
+        let told = Arc::clone(&end);
+        let thread = thread::spawn(move || {
+            let start = Instant::now();
+            while !told.load(Ordering::Relaxed) {
+                let due = start.elapsed().as_millis() as u64 * per_second / 1000;
+                source.send_up_to(due);
+                source.disturb(start.elapsed());
+                thread::sleep(Duration::from_millis(5));
+            }
+            source.finish()
+        });
+        Self { end, thread }
+    }
+
+    /// Ends it. Returns what arrived, and the number of aborted transactions.
+    pub(crate) fn finish(self) -> (Vec<Numbered>, usize) {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the load was sent")
+    }
+}
+
+struct Source {
+    topic: String,
+    sender: Sender,
+    other: Sender,
+    /// When the open transaction of the other sender began.
+    other_since: Option<Duration>,
+    aborted: usize,
+    rng: Rng,
+    of_key: Vec<u64>,
+    of_partition: Vec<u64>,
+    sent: Vec<Numbered>,
+}
+
+impl Source {
+    fn new(topic: &str, partitions: i32, seed: u64) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            sender: Sender::new(),
+            other: Sender::transactional(&unique("third-party")),
+            other_since: None,
+            aborted: 0,
+            rng: Rng::new(seed),
+            of_key: vec![0; KEYS],
+            of_partition: vec![0; partitions as usize],
+            sent: Vec::new(),
+        }
+    }
+
+    /// A key always goes to the same partition, so that records of a key have an order.
+    fn send_up_to(&mut self, count: u64) {
+        while (self.sent.len() as u64) < count {
+            let key = self.rng.below(KEYS);
+            let partition = key % self.of_partition.len();
+            let numbered = Numbered {
+                key: key as u32,
+                of_key: self.of_key[key],
+                partition: partition as i32,
+                of_partition: self.of_partition[partition],
+            };
+            self.of_key[key] += 1;
+            self.of_partition[partition] += 1;
+            let record = Record::new(key.to_string(), numbered.to_string());
+            self.sender.send(&self.topic, Some(numbered.partition), &record);
+            self.sent.push(numbered);
+        }
+    }
+
+    fn disturb(&mut self, now: Duration) {
+        match self.other_since {
+            None if now > ABORTED_EVERY * (self.aborted as u32 + 1) => {
+                self.other.begin();
+                for key in 0..self.of_partition.len() {
+                    let record = Record::new(key.to_string(), "aborted by its sender");
+                    self.other.send(&self.topic, Some(key as i32), &record);
+                }
+                self.other_since = Some(now);
+            }
+            Some(since) if now > since + ABORTED_AFTER => self.abort(),
+            _ => {}
+        }
+    }
+
+    fn abort(&mut self) {
+        self.other.abort();
+        self.other_since = None;
+        self.aborted += 1;
+    }
+
+    fn finish(mut self) -> (Vec<Numbered>, usize) {
+        if self.other_since.is_some() {
+            self.abort();
+        }
+        self.sender.flush();
+        (self.sent, self.aborted)
+    }
+}
