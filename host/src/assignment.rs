@@ -73,7 +73,10 @@ impl Assignment {
     }
 
     pub(crate) fn partitions(&self) -> Vec<TopicPartition> {
-        self.assigned.values().map(|assigned| assigned.partition.clone()).collect()
+        self.assigned
+            .values()
+            .map(|assigned| assigned.partition.clone())
+            .collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -29,7 +29,14 @@ pub(crate) fn plugin_crate(folder: &Path) -> Result<PathBuf> {
     let folder = std::fs::canonicalize(folder).with_context(|| format!("open plugin folder {}", folder.display()))?;
     install_target(&folder)?;
     let mut cargo = Command::new(cargo())
-        .args(["build", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--target",
+            TARGET,
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .current_dir(&folder)
         // Flags for the host's own build, a coverage run's for one, do not fit the guest.
         .env_remove("RUSTFLAGS")
@@ -45,16 +52,25 @@ pub(crate) fn plugin_crate(folder: &Path) -> Result<PathBuf> {
             continue;
         };
         if message.reason == "compiler-artifact" && message.manifest_path == manifest {
-            let wasm = message.filenames.into_iter().find(|file| file.extension().is_some_and(|e| e == "wasm"));
+            let wasm = message
+                .filenames
+                .into_iter()
+                .find(|file| file.extension().is_some_and(|e| e == "wasm"));
             component = wasm.or(component);
         }
     }
     let status = cargo.wait().context("wait for cargo")?;
     if !status.success() {
-        bail!("plugin crate {} does not build; cargo's messages are above", folder.display());
+        bail!(
+            "plugin crate {} does not build; cargo's messages are above",
+            folder.display()
+        );
     }
     component.with_context(|| {
-        format!("crate {} gives no component; its Cargo.toml needs `[lib] crate-type = [\"cdylib\", \"rlib\"]`", folder.display())
+        format!(
+            "crate {} gives no component; its Cargo.toml needs `[lib] crate-type = [\"cdylib\", \"rlib\"]`",
+            folder.display()
+        )
     })
 }
 
@@ -64,7 +80,10 @@ fn cargo() -> std::ffi::OsString {
 
 /// The toolchain that builds in `folder` may lack the target: `rust-toolchain.toml` names it, but not every rustup installs by itself.
 fn install_target(folder: &Path) -> Result<()> {
-    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).current_dir(folder).output();
+    let sysroot = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(folder)
+        .output();
     let Ok(sysroot) = sysroot else {
         // No rustc by that name; cargo will say what it thinks of that.
         return Ok(());
@@ -74,9 +93,14 @@ fn install_target(folder: &Path) -> Result<()> {
         return Ok(());
     }
     eprintln!("installing the Rust target {TARGET}");
-    let installed = Command::new("rustup").args(["target", "add", TARGET]).current_dir(folder).status();
+    let installed = Command::new("rustup")
+        .args(["target", "add", TARGET])
+        .current_dir(folder)
+        .status();
     match installed {
         Ok(status) if status.success() => Ok(()),
-        _ => bail!("the Rust target {TARGET} is missing and rustup could not install it; run `rustup target add {TARGET}`"),
+        _ => bail!(
+            "the Rust target {TARGET} is missing and rustup could not install it; run `rustup target add {TARGET}`"
+        ),
     }
 }

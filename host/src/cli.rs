@@ -2,13 +2,14 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Broker, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
@@ -24,9 +25,9 @@ struct Cli {
     /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "WASMILL_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Which log lines are written, as in `info` or `warn,plugin=debug`.
-    #[arg(long, global = true, default_value = "info", env = "WASMILL_LOG")]
-    log: String,
+    /// Which log lines are written, as in `info` or `warn,plugin=debug`; `info` if not given, for `dev` `warn`.
+    #[arg(long, global = true, env = "WASMILL_LOG", value_parser = log_filter)]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -111,9 +112,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Takes what the log library takes, so that a misspelt level is bad usage and not silence.
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    EnvFilter::builder().parse(text).map(|_| text.to_owned())
+}
+
 fn start_log(cli: &Cli) {
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(&cli.log);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let usual = if matches!(cli.command, Command::Dev(_)) {
+        "warn"
+    } else {
+        "info"
+    };
+    let filter = EnvFilter::builder().parse_lossy(cli.log.as_deref().unwrap_or(usual));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -162,7 +176,14 @@ fn dev(arguments: &Dev) -> Result<()> {
     dev::create_topics(&pipeline, &broker)?;
     dev::adapt(&mut pipeline, &broker);
     let stages = stages_of(&pipeline)?;
-    asynchronously(dev::run(&pipeline, stages, broker, records, &wishes, &mut std::io::stdout().lock()))
+    asynchronously(dev::run(
+        &pipeline,
+        stages,
+        broker,
+        records,
+        &wishes,
+        &mut std::io::stdout().lock(),
+    ))
 }
 
 fn check(arguments: &Check) -> Result<()> {

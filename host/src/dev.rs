@@ -39,18 +39,31 @@ pub(crate) fn banner() -> &'static str {
 pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Vec<Fixture>> {
     let beside = || pipeline.file.parent().unwrap_or(Path::new(".")).join("input.jsonl");
     let file = wishes.input.clone().unwrap_or_else(beside);
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("read {}; `--input FILE` names another file with the records to feed", file.display()))?;
+    let text = std::fs::read_to_string(&file).with_context(|| {
+        format!(
+            "read {}; `--input FILE` names another file with the records to feed",
+            file.display()
+        )
+    })?;
     let records = fixture::parse(&text).with_context(|| file.display().to_string())?;
     let inputs: Vec<&str> = inputs(pipeline).collect();
     if let Some(stray) = records.iter().find(|record| !inputs.contains(&record.topic.as_str())) {
-        bail!("{}: no stage reads topic `{}`; inputs: {}", file.display(), stray.topic, inputs.join(", "));
+        bail!(
+            "{}: no stage reads topic `{}`; inputs: {}",
+            file.display(),
+            stray.topic,
+            inputs.join(", ")
+        );
     }
     Ok(records)
 }
 
 fn inputs(pipeline: &Pipeline) -> impl Iterator<Item = &str> {
-    pipeline.stages.iter().flat_map(|stage| &stage.input.topics).map(|topic| topic.value.as_str())
+    pipeline
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.input.topics)
+        .map(|topic| topic.value.as_str())
 }
 
 /// Changes the pipeline to what the embedded broker can do.
@@ -123,7 +136,12 @@ pub(crate) async fn run(
     ended.await.context("shut down")??;
     show(pipeline, &broker, wishes.show, out)?;
     let rate = HumanCount((total as f64 / took.as_secs_f64()) as u64);
-    writeln!(out, "{} records fed and processed in {:.1} s ({rate}/s)", HumanCount(total as u64), took.as_secs_f64())?;
+    writeln!(
+        out,
+        "{} records fed and processed in {:.1} s ({rate}/s)",
+        HumanCount(total as u64),
+        took.as_secs_f64()
+    )?;
     Ok(())
 }
 
@@ -137,14 +155,19 @@ async fn wait_for_end(running: &mut pipeline::Running, began: Instant) -> Result
             return Ok(());
         }
         if let Some(lost) = running.status.lost_records() {
-            bail!("{lost}; the embedded broker keeps 5 MiB a partition: feed less with `--input`, or use a Kafka with `wasmill run`");
+            bail!(
+                "{lost}; the embedded broker keeps 5 MiB a partition: feed less with `--input`, or use a Kafka with `wasmill run`"
+            );
         }
         if running.is_caught_up() {
             ends += 1;
             running.forget_ends();
         }
         if began.elapsed() > PATIENCE {
-            bail!("the stages did not reach the end of their inputs within {} s", PATIENCE.as_secs());
+            bail!(
+                "the stages did not reach the end of their inputs within {} s",
+                PATIENCE.as_secs()
+            );
         }
     }
     Ok(())
@@ -183,7 +206,11 @@ fn list(records: &[Output], limit: usize, out: &mut impl Write, line: impl Fn(&O
         writeln!(out, "  {}", line(record))?;
     }
     if records.len() > limit {
-        writeln!(out, "  ... and {} more (`--show N`)", HumanCount((records.len() - limit) as u64))?;
+        writeln!(
+            out,
+            "  ... and {} more (`--show N`)",
+            HumanCount((records.len() - limit) as u64)
+        )?;
     }
     Ok(())
 }

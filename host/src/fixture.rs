@@ -90,6 +90,9 @@ mod tests {
     fn a_line_that_is_no_record_is_named() {
         let error = parse("{\"topic\":\"t\"}\n{\"tpoic\":1}").unwrap_err();
         let text = format!("{error:#}");
-        assert!(text.contains("line 2") && text.contains("unknown field `tpoic`"), "{text}");
+        assert!(
+            text.contains("line 2") && text.contains("unknown field `tpoic`"),
+            "{text}"
+        );
     }
 }

@@ -42,7 +42,10 @@ pub(crate) async fn serve(admin: &Admin, metrics: Arc<Metrics>, status: Arc<Pipe
 
 fn router(metrics: Arc<Metrics>, status: Arc<PipelineStatus>, token: Option<Secret>) -> Router {
     let guarded = Router::new()
-        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text())))
+        .route(
+            "/metrics",
+            get(async move || ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text())),
+        )
         .route(
             "/status",
             get({
@@ -79,12 +82,22 @@ async fn authorize(State(token): State<Option<Secret>>, request: Request, next: 
         return next.run(request).await;
     }
     let answer = [(header::WWW_AUTHENTICATE, "Bearer")];
-    (StatusCode::UNAUTHORIZED, answer, "send the token of `admin: token` as `Authorization: Bearer`\n").into_response()
+    (
+        StatusCode::UNAUTHORIZED,
+        answer,
+        "send the token of `admin: token` as `Authorization: Bearer`\n",
+    )
+        .into_response()
 }
 
 /// Compares without telling by its time where the difference is.
 fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).fold(0, |difference, (l, r)| difference | (l ^ r)) == 0
+    left.len() == right.len()
+        && left
+            .iter()
+            .zip(right)
+            .fold(0, |difference, (l, r)| difference | (l ^ r))
+            == 0
 }
 
 #[cfg(test)]

@@ -11,3 +11,10 @@ pub(crate) mod lag;
 pub(crate) mod producer;
 pub(crate) mod settings;
 pub(crate) mod topics;
+
+/// An error code of the client or a broker.
+pub(crate) type Code = rdkafka::error::RDKafkaErrorCode;
+/// The properties of one client.
+pub(crate) type Properties = rdkafka::config::ClientConfig;
+/// Offsets by topic and partition, as the client takes them.
+pub(crate) type Offsets = rdkafka::TopicPartitionList;

@@ -115,28 +115,80 @@ impl Metrics {
         let plugin_histograms = Family::new_with_constructor(PluginBuckets);
         let r = &mut metrics.registry;
         r.register("records_in", "Records given to the plugin", metrics.records_in.clone());
-        r.register("bytes_in", "Bytes of keys and values given to the plugin", metrics.bytes_in.clone());
+        r.register(
+            "bytes_in",
+            "Bytes of keys and values given to the plugin",
+            metrics.bytes_in.clone(),
+        );
         r.register("batches", "Calls of the plugin", metrics.batches.clone());
         r.register("replies", "Answers of the plugin by kind", metrics.replies.clone());
         r.register("records_out", "Records written", metrics.records_out.clone());
-        r.register("bytes_out", "Bytes of keys and values written", metrics.bytes_out.clone());
+        r.register(
+            "bytes_out",
+            "Bytes of keys and values written",
+            metrics.bytes_out.clone(),
+        );
         r.register("faults", "Calls that ended in a fault, by kind", metrics.faults.clone());
-        r.register("dead_letters", "Records written to the dead-letter topic, by kind", metrics.dead_letters.clone());
+        r.register(
+            "dead_letters",
+            "Records written to the dead-letter topic, by kind",
+            metrics.dead_letters.clone(),
+        );
         r.register("transactions", "Transactions by outcome", metrics.transactions.clone());
-        r.register("rebalances", "Rebalances of the group by kind", metrics.rebalances.clone());
-        r.register("fenced", "Times that a worker found itself fenced", metrics.fenced.clone());
+        r.register(
+            "rebalances",
+            "Rebalances of the group by kind",
+            metrics.rebalances.clone(),
+        );
+        r.register(
+            "fenced",
+            "Times that a worker found itself fenced",
+            metrics.fenced.clone(),
+        );
         r.register("rewinds", "Returns to the committed offsets", metrics.rewinds.clone());
         r.register("instances", "Plugin instances made", metrics.instances.clone());
-        r.register("plugin_log_lines_dropped", "Lines of a plugin beyond the rate", metrics.dropped_lines.clone());
-        r.register("plugin_metrics_dropped", "Plugin metric calls with a name that is not allowed or one too many", metrics.dropped_plugin_metrics.clone());
-        r.register("instance_memory_bytes", "Memory of one instance after its last call", metrics.memory.clone());
-        r.register("stage_running", "1 while the stage runs, 0 when it has stopped", metrics.running.clone());
-        r.register("lag_records", "Records between the committed offset and the end of the partition", metrics.lag.clone());
+        r.register(
+            "plugin_log_lines_dropped",
+            "Lines of a plugin beyond the rate",
+            metrics.dropped_lines.clone(),
+        );
+        r.register(
+            "plugin_metrics_dropped",
+            "Plugin metric calls with a name that is not allowed or one too many",
+            metrics.dropped_plugin_metrics.clone(),
+        );
+        r.register(
+            "instance_memory_bytes",
+            "Memory of one instance after its last call",
+            metrics.memory.clone(),
+        );
+        r.register(
+            "stage_running",
+            "1 while the stage runs, 0 when it has stopped",
+            metrics.running.clone(),
+        );
+        r.register(
+            "lag_records",
+            "Records between the committed offset and the end of the partition",
+            metrics.lag.clone(),
+        );
         r.register("call_seconds", "Time of one call of the plugin", call_seconds.clone());
         r.register("commit_seconds", "Time of one commit", commit_seconds.clone());
-        r.register("plugin_counter", "Counters of the plugin's own", metrics.plugin_counters.clone());
-        r.register("plugin_gauge", "Gauges of the plugin's own", metrics.plugin_gauges.clone());
-        r.register("plugin_histogram", "Histograms of the plugin's own", plugin_histograms.clone());
+        r.register(
+            "plugin_counter",
+            "Counters of the plugin's own",
+            metrics.plugin_counters.clone(),
+        );
+        r.register(
+            "plugin_gauge",
+            "Gauges of the plugin's own",
+            metrics.plugin_gauges.clone(),
+        );
+        r.register(
+            "plugin_histogram",
+            "Histograms of the plugin's own",
+            plugin_histograms.clone(),
+        );
         metrics.call_seconds = Some(call_seconds);
         metrics.commit_seconds = Some(commit_seconds);
         metrics.plugin_histograms = Some(plugin_histograms);
@@ -167,8 +219,14 @@ impl Metrics {
             instances: counter(&self.instances),
             memory: self.memory.get_or_create_owned(&of_stage),
             running: self.running.get_or_create_owned(&of_stage),
-            call_seconds: self.call_seconds.as_ref().map(|family| family.get_or_create_owned(&of_stage)),
-            commit_seconds: self.commit_seconds.as_ref().map(|family| family.get_or_create_owned(&of_stage)),
+            call_seconds: self
+                .call_seconds
+                .as_ref()
+                .map(|family| family.get_or_create_owned(&of_stage)),
+            commit_seconds: self
+                .commit_seconds
+                .as_ref()
+                .map(|family| family.get_or_create_owned(&of_stage)),
             replies: REPLY_KINDS.map(|kind| self.of_kind(&self.replies, stage, kind)),
             dead_letters: Kind::ALL.map(|kind| self.of_kind(&self.dead_letters, stage, kind.as_str())),
             faults: Kind::ALL.map(|kind| self.of_kind(&self.faults, stage, kind.as_str())),
@@ -398,7 +456,11 @@ mod tests {
         plugin.set("n0", 1.0);
         plugin.observe("h", f64::NAN);
         assert_eq!(plugin.dropped.get(), 8);
-        assert!(metrics.text().contains(r#"wasmill_plugin_counter_total{stage="s",plugin="p",name="n0"} 1"#));
+        assert!(
+            metrics
+                .text()
+                .contains(r#"wasmill_plugin_counter_total{stage="s",plugin="p",name="n0"} 1"#)
+        );
     }
 
     #[test]

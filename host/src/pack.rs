@@ -9,10 +9,7 @@ use crate::plugin::contract::{Batch, Entry, Header, Parts, Span};
 /// The bytes of a record that count against a batch's bound.
 pub(crate) fn bytes_of(message: &Message) -> usize {
     let len = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-    let headers: usize = message
-        .headers()
-        .map(|(name, value)| name.len() + len(value))
-        .sum();
+    let headers: usize = message.headers().map(|(name, value)| name.len() + len(value)).sum();
     len(message.key()) + len(message.value()) + headers
 }
 

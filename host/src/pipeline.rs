@@ -64,13 +64,22 @@ pub(crate) async fn check_topics(pipeline: &Pipeline, create: bool) -> Result<st
     let names: BTreeSet<String> = named.iter().map(|(name, _, _)| name.clone()).collect();
     let topics = Arc::new(Topics::connect(&pipeline.kafka)?);
     let look = |topics: Arc<Topics>, names: BTreeSet<String>| async move {
-        tokio::task::spawn_blocking(move || topics.look(&names)).await.context("look at topics")?
+        tokio::task::spawn_blocking(move || topics.look(&names))
+            .await
+            .context("look at topics")?
     };
     let mut found = look(Arc::clone(&topics), names.clone()).await?;
-    let missing: Vec<&str> =
-        found.iter().filter(|(_, found)| **found == Found::Missing).map(|(name, _)| name.as_str()).collect();
+    let missing: Vec<&str> = found
+        .iter()
+        .filter(|(_, found)| **found == Found::Missing)
+        .map(|(name, _)| name.as_str())
+        .collect();
     if let (OnMissing::Create(how), true, false) = (&pipeline.topics.value, create, missing.is_empty()) {
-        tracing::info!(topics = missing.join(", "), partitions = how.partitions, "creating topics");
+        tracing::info!(
+            topics = missing.join(", "),
+            partitions = how.partitions,
+            "creating topics"
+        );
         topics.create(&missing, how).await?;
         let deadline = Instant::now() + Duration::from_secs(15);
         // A created topic takes a moment to be known to all brokers.
@@ -114,7 +123,11 @@ fn named_topics(pipeline: &Pipeline) -> Vec<(String, config::Location, String)> 
             named.push((topic.value.clone(), topic.at, format!("stage `{name}`: output")));
         }
         let dead_letter = &stage.on_fault.dead_letter;
-        named.push((dead_letter.value.clone(), dead_letter.at, format!("stage `{name}`: dead-letter")));
+        named.push((
+            dead_letter.value.clone(),
+            dead_letter.at,
+            format!("stage `{name}`: dead-letter"),
+        ));
     }
     named
 }
@@ -151,7 +164,15 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         let stage_metrics = metrics.stage(&ready.stage.name);
         stage_metrics.running.set(1);
         for worker in 0..usize::from(ready.stage.workers.value) {
-            let made = make_worker(pipeline, ready, &instance, worker, &partitions, &stage_metrics, stage_status);
+            let made = make_worker(
+                pipeline,
+                ready,
+                &instance,
+                worker,
+                &partitions,
+                &stage_metrics,
+                stage_status,
+            );
             let made = made.with_context(|| format!("stage `{}`: start worker {worker}", stage_status.name()))?;
             let (stop, stage_status) = (Arc::clone(&stop), Arc::clone(stage_status));
             let handle = std::thread::Builder::new()
@@ -173,7 +194,12 @@ fn status_of(ready: &Ready) -> Arc<StageStatus> {
         digest: ready.plugin.digest.clone(),
         file: ready.file.display().to_string(),
     };
-    StageStatus::new(&ready.stage.name, &ready.stage.group, plugin, usize::from(ready.stage.workers.value))
+    StageStatus::new(
+        &ready.stage.name,
+        &ready.stage.group,
+        plugin,
+        usize::from(ready.stage.workers.value),
+    )
 }
 
 fn make_worker(
@@ -201,10 +227,18 @@ fn make_worker(
         })
         .collect();
     let consumer_name = format!("{name} consumer");
-    let consumer = Consumer::new(&consumer_name, &settings::consumer(&pipeline.kafka, &stage.group, ASSIGNOR))?;
+    let consumer = Consumer::new(
+        &consumer_name,
+        &settings::consumer(&pipeline.kafka, &stage.group, ASSIGNOR),
+    )?;
     // The mark beside committed offsets must tell incarnations apart, also where `instance` is stable.
     let incarnation = format!("{name} {}", uuid::Uuid::new_v4().simple());
-    let sink = Sink::new(incarnation, settings::producer(&pipeline.kafka, transactional_id), guarantee, destinations);
+    let sink = Sink::new(
+        incarnation,
+        settings::producer(&pipeline.kafka, transactional_id),
+        guarantee,
+        destinations,
+    );
     let task = Task {
         stage: stage.name.value.clone(),
         topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
@@ -246,29 +280,35 @@ impl Running {
         let watch = LagWatch::connect(&pipeline.kafka, &stage.group, topics)?;
         let (stop, caught_up) = (Arc::clone(&self.stop), Arc::clone(&self.caught_up));
         let status = Arc::clone(&self.status.stages[index]);
-        let interval = if options.until_caught_up { LAG_INTERVAL_CATCHING_UP } else { LAG_INTERVAL };
-        let handle = std::thread::Builder::new().name(format!("{}-lag", status.name())).spawn(move || {
-            while !stop.load(Ordering::Acquire) {
-                let round = Instant::now();
-                match watch.read() {
-                    Ok(lag) => {
-                        for one in &lag {
-                            metrics.set_lag(&one.topic, one.partition, one.records());
+        let interval = if options.until_caught_up {
+            LAG_INTERVAL_CATCHING_UP
+        } else {
+            LAG_INTERVAL
+        };
+        let handle = std::thread::Builder::new()
+            .name(format!("{}-lag", status.name()))
+            .spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    let round = Instant::now();
+                    match watch.read() {
+                        Ok(lag) => {
+                            for one in &lag {
+                                metrics.set_lag(&one.topic, one.partition, one.records());
+                            }
+                            let done = lag.iter().all(|one| one.records() == 0);
+                            caught_up.0[index].store(done, Ordering::Release);
+                            status.set_lag(lag);
                         }
-                        let done = lag.iter().all(|one| one.records() == 0);
-                        caught_up.0[index].store(done, Ordering::Release);
-                        status.set_lag(lag);
+                        Err(error) => {
+                            caught_up.0[index].store(false, Ordering::Release);
+                            tracing::debug!(stage = status.name(), error = format!("{error:#}"), "lag is not known");
+                        }
                     }
-                    Err(error) => {
-                        caught_up.0[index].store(false, Ordering::Release);
-                        tracing::debug!(stage = status.name(), error = format!("{error:#}"), "lag is not known");
+                    while round.elapsed() < interval && !stop.load(Ordering::Acquire) {
+                        std::thread::sleep(Duration::from_millis(20));
                     }
                 }
-                while round.elapsed() < interval && !stop.load(Ordering::Acquire) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        });
+            });
         self.watches.push(handle.context("start a lag watch")?);
         Ok(())
     }
@@ -312,7 +352,10 @@ impl Running {
         }
         if let Some((status, ..)) = self.workers.first() {
             let stage = status.name();
-            bail!("stage `{stage}` did not end within {} s; what was not committed comes again", deadline.as_secs());
+            bail!(
+                "stage `{stage}` did not end within {} s; what was not committed comes again",
+                deadline.as_secs()
+            );
         }
         for watch in self.watches {
             // A watch that panicked has logged it; nothing depends on it any more.
@@ -324,7 +367,11 @@ impl Running {
             .iter()
             .filter_map(|stage| Some(format!("stage `{}` has stopped: {}", stage.name(), stage.error()?)))
             .collect();
-        if stopped.is_empty() { Ok(()) } else { Err(anyhow!(stopped.join("; "))) }
+        if stopped.is_empty() {
+            Ok(())
+        } else {
+            Err(anyhow!(stopped.join("; ")))
+        }
     }
 }
 
@@ -334,7 +381,11 @@ fn ended(status: &StageStatus, metrics: &StageMetrics, handle: JoinHandle<Result
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "a worker panicked, which is a defect of the host; its message is above".to_owned(),
     };
-    tracing::error!(stage = status.name(), error, "stage has stopped; nothing is lost, its records wait");
+    tracing::error!(
+        stage = status.name(),
+        error,
+        "stage has stopped; nothing is lost, its records wait"
+    );
     metrics.running.set(0);
     status.failed(&error);
 }
@@ -371,7 +422,9 @@ pub(crate) async fn run(pipeline: &Pipeline, stages: Vec<Ready>, options: &Optio
         }
     }
     let deadline = options.shutdown_deadline;
-    tokio::task::spawn_blocking(move || running.shut_down(deadline)).await.context("shut down")?
+    tokio::task::spawn_blocking(move || running.shut_down(deadline))
+        .await
+        .context("shut down")?
 }
 
 /// SIGTERM and SIGINT.

@@ -50,10 +50,6 @@ impl<K: Clone + Eq + Hash> Positions<K> {
         self.partitions.remove(partition);
     }
 
-    pub(crate) fn contains(&self, partition: &K) -> bool {
-        self.partitions.contains_key(partition)
-    }
-
     /// A record arrived. False: it was seen before, or the partition is not ours; it must be dropped.
     pub(crate) fn arrived(&mut self, partition: &K, offset: i64) -> bool {
         match self.partitions.get_mut(partition) {
@@ -86,7 +82,8 @@ impl<K: Clone + Eq + Hash> Positions<K> {
     }
 
     /// Where the partition stands: everything before is done.
-    pub(crate) fn done(&self, partition: &K) -> Option<i64> {
+    #[cfg(test)]
+    fn done(&self, partition: &K) -> Option<i64> {
         self.partitions.get(partition).map(|known| known.done)
     }
 
@@ -113,10 +110,6 @@ impl<K: Clone + Eq + Hash> Positions<K> {
         let from = committed.unwrap_or(start);
         self.begin(partition.clone(), from, committed);
         from
-    }
-
-    pub(crate) fn partitions(&self) -> Vec<K> {
-        self.partitions.keys().cloned().collect()
     }
 }
 

@@ -62,7 +62,10 @@ fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> 
         let configured = Instance::new(Arc::clone(&plugin), executor, PluginMetrics::unheard());
         if let Err(fault) = configured {
             let name = &plugin.description.name;
-            mistakes.push(stage.error(stage.config.at, format!("`config`: plugin `{name}` refuses it: {fault}")));
+            mistakes.push(stage.error(
+                stage.config.at,
+                format!("`config`: plugin `{name}` refuses it: {fault}"),
+            ));
         }
     }
     match destinations {
@@ -103,14 +106,19 @@ fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Opti
     let listed = names.join(", ");
     let before = mistakes.len();
     if let Some(port) = ports.iter().find(|port| port.kind == PortKind::Document) {
-        let text = format!("port `{}` of plugin `{name}` gives documents; Elasticsearch outputs are not there yet in this version of wasmill", port.name);
+        let text = format!(
+            "port `{}` of plugin `{name}` gives documents; Elasticsearch outputs are not there yet in this version of wasmill",
+            port.name
+        );
         mistakes.push(stage.error(stage.plugin.at, text));
     }
     let mut topics: Vec<Option<String>> = vec![None; ports.len()];
     match &stage.outputs {
         Outputs::Single(topic) if ports.len() == 1 => topics[0] = Some(topic.value.clone()),
         Outputs::Single(topic) => {
-            let text = format!("`output` is for plugins with one port; plugin `{name}` has {listed}: write `outputs: {{PORT: TOPIC, ..}}`");
+            let text = format!(
+                "`output` is for plugins with one port; plugin `{name}` has {listed}: write `outputs: {{PORT: TOPIC, ..}}`"
+            );
             mistakes.push(stage.error(topic.at, text));
         }
         Outputs::ByPort(outputs) => {
@@ -119,7 +127,10 @@ fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Opti
                     Some(port) => topics[port] = Some(output.topic.value.clone()),
                     None => {
                         let nearest = crate::config::suggestion(&output.port, names.iter().copied());
-                        let text = format!("port `{}` is not one of plugin `{name}`{nearest}; its ports: {listed}", output.port.value);
+                        let text = format!(
+                            "port `{}` is not one of plugin `{name}`{nearest}; its ports: {listed}",
+                            output.port.value
+                        );
                         mistakes.push(stage.error(output.port.at, text));
                     }
                 }
@@ -143,10 +154,13 @@ fn number(topics: impl Iterator<Item = String>, dead_letters: &str) -> (Routes, 
     let mut destinations: Vec<String> = Vec::new();
     let by_port = topics
         .map(|topic| {
-            destinations.iter().position(|known| *known == topic).unwrap_or_else(|| {
-                destinations.push(topic);
-                destinations.len() - 1
-            })
+            destinations
+                .iter()
+                .position(|known| *known == topic)
+                .unwrap_or_else(|| {
+                    destinations.push(topic);
+                    destinations.len() - 1
+                })
         })
         .collect();
     // Last even where a port goes to the same topic: a dead letter is found by its place.
@@ -176,7 +190,11 @@ fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>)
     let before = mistakes.len();
     for error in validator.iter_errors(&stage.config.value) {
         let pointer = error.instance_path().to_string();
-        let place = if pointer.is_empty() { String::new() } else { format!(" at {pointer}") };
+        let place = if pointer.is_empty() {
+            String::new()
+        } else {
+            format!(" at {pointer}")
+        };
         let text = format!("`config`{place}: {error} (plugin `{name}`)");
         mistakes.push(stage.error(stage.config.place(&pointer), text));
     }

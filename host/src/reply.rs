@@ -5,9 +5,7 @@
 //! Pure: no clock, no I/O.
 
 use crate::fault::{Fault, Kind};
-use crate::plugin::contract::{
-    Emission, Header, HeadersOut, Message, Part, PortKind, Replies, Reply, Span,
-};
+use crate::plugin::contract::{Emission, Header, HeadersOut, Message, Part, PortKind, Replies, Reply, Span};
 
 /// The most bytes that one answer may carry. A batch is bounded by `batch.bytes`, so this is growth by two orders of magnitude.
 const DATA_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -53,9 +51,7 @@ impl Checked {
     pub(crate) fn verdict(&self, index: usize) -> Verdict<'_> {
         match self.replies.replies[index] {
             Reply::Skip => Verdict::Skip,
-            Reply::Forward(port) => Verdict::Forward {
-                port: port as usize,
-            },
+            Reply::Forward(port) => Verdict::Forward { port: port as usize },
             Reply::Emit(count) => {
                 let start = self.starts[index];
                 Verdict::Emit(&self.replies.emissions[start..start + count as usize])
@@ -106,8 +102,9 @@ fn check(replies: &Replies, expected: usize, ports: &[PortKind]) -> Result<Vec<u
         starts.push(taken);
         match *reply {
             Reply::Skip => {}
-            Reply::Forward(port) => check_port(port, PortKind::Message, ports)
-                .map_err(|text| format!("reply {index}: {text}"))?,
+            Reply::Forward(port) => {
+                check_port(port, PortKind::Message, ports).map_err(|text| format!("reply {index}: {text}"))?
+            }
             Reply::Emit(count) => taken = taken.saturating_add(count as usize),
             Reply::Reject(span) | Reply::Retry(span) => {
                 check_text(replies, span).map_err(|text| format!("reply {index}: reason {text}"))?;
@@ -151,7 +148,10 @@ fn check_message(replies: &Replies, message: &Message, ports: &[PortKind]) -> Re
     check_port(message.port, PortKind::Message, ports)?;
     check_part(replies, &message.key).map_err(|text| format!("key {text}"))?;
     check_part(replies, &message.value).map_err(|text| format!("value {text}"))?;
-    if message.partition.is_some_and(|partition| i32::try_from(partition).is_err()) {
+    if message
+        .partition
+        .is_some_and(|partition| i32::try_from(partition).is_err())
+    {
         return Err("partition is beyond 2147483647".to_owned());
     }
     match message.headers {
@@ -247,7 +247,10 @@ mod tests {
             Emission::Message(message(0)),
             Emission::Message(message(0)),
         ];
-        let replies = answer(vec![Reply::Emit(1), Reply::Skip, Reply::Emit(2), Reply::Emit(0)], emissions);
+        let replies = answer(
+            vec![Reply::Emit(1), Reply::Skip, Reply::Emit(2), Reply::Emit(0)],
+            emissions,
+        );
         let checked = Checked::new(replies, 4, &PORTS).unwrap();
         let counts: Vec<_> = (0..4)
             .map(|index| match checked.verdict(index) {
@@ -264,20 +267,51 @@ mod tests {
         refused(answer(vec![Reply::Skip; 2], vec![]), 1, "answered 2 replies to 1");
         refused(answer(vec![Reply::Forward(9)], vec![]), 1, "port 9 does not exist");
         refused(answer(vec![Reply::Forward(1)], vec![]), 1, "is a document port");
-        refused(answer(vec![Reply::Reject(span(4, 9))], vec![]), 1, "span 4+9 reaches beyond data");
-        refused(answer(vec![Reply::Reject(span(u32::MAX, u32::MAX))], vec![]), 1, "reaches beyond");
+        refused(
+            answer(vec![Reply::Reject(span(4, 9))], vec![]),
+            1,
+            "span 4+9 reaches beyond data",
+        );
+        refused(
+            answer(vec![Reply::Reject(span(u32::MAX, u32::MAX))], vec![]),
+            1,
+            "reaches beyond",
+        );
         refused(answer(vec![Reply::Retry(span(0, 8))], vec![]), 1, "is not UTF-8");
-        refused(answer(vec![Reply::Emit(2)], vec![]), 1, "take 2 emissions, it answered 0");
-        refused(answer(vec![Reply::Skip], vec![Emission::Message(message(0))]), 1, "take 0 emissions, it answered 1");
-        refused(answer(vec![Reply::Emit(1)], vec![Emission::Message(message(1))]), 1, "is a document port");
+        refused(
+            answer(vec![Reply::Emit(2)], vec![]),
+            1,
+            "take 2 emissions, it answered 0",
+        );
+        refused(
+            answer(vec![Reply::Skip], vec![Emission::Message(message(0))]),
+            1,
+            "take 0 emissions, it answered 1",
+        );
+        refused(
+            answer(vec![Reply::Emit(1)], vec![Emission::Message(message(1))]),
+            1,
+            "is a document port",
+        );
         let mut beyond = message(0);
         beyond.headers = HeadersOut::Append(span(0, 1));
-        refused(answer(vec![Reply::Emit(1)], vec![Emission::Message(beyond)]), 1, "beyond headers");
+        refused(
+            answer(vec![Reply::Emit(1)], vec![Emission::Message(beyond)]),
+            1,
+            "beyond headers",
+        );
         let mut partition = message(0);
         partition.partition = Some(u32::MAX);
-        refused(answer(vec![Reply::Emit(1)], vec![Emission::Message(partition)]), 1, "partition");
+        refused(
+            answer(vec![Reply::Emit(1)], vec![Emission::Message(partition)]),
+            1,
+            "partition",
+        );
         let mut named = answer(vec![Reply::Skip], vec![]);
-        named.headers.push(Header { name: span(6, 2), value: None });
+        named.headers.push(Header {
+            name: span(6, 2),
+            value: None,
+        });
         refused(named, 1, "header 0: name is not UTF-8");
     }
 
@@ -311,7 +345,14 @@ mod tests {
                 1 => HeadersOut::Append(range),
                 _ => HeadersOut::Replace(range),
             };
-            Emission::Message(Message { port, key, value, headers, timestamp_ms: None, partition: None })
+            Emission::Message(Message {
+                port,
+                key,
+                value,
+                headers,
+                timestamp_ms: None,
+                partition: None,
+            })
         })
     }
 

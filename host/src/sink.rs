@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
 
 use crate::chaos::{self, Point, Sabotage};
 use crate::kafka::consumer::{Consumer, TopicPartition, offsets_to_commit};
 use crate::kafka::ffi::{CallError, Headers, Message, Produce};
 use crate::kafka::producer::{Blame, DeliveryFailure, Producer, blame};
+use crate::kafka::{Code, Offsets, Properties};
 use crate::reply::Checked;
 use crate::route::{Bytes, Delivery};
 
@@ -73,7 +72,7 @@ pub(crate) struct Refusal(pub(crate) String);
 /// The writing side of a worker.
 pub(crate) struct Sink {
     name: String,
-    config: ClientConfig,
+    config: Properties,
     guarantee: Guarantee,
     destinations: Vec<Destination>,
     record_bytes_max: usize,
@@ -87,12 +86,7 @@ pub(crate) struct Sink {
 
 impl Sink {
     /// Prepares the sink; `ready` connects it. `name` must differ for every incarnation of every worker.
-    pub(crate) fn new(
-        name: String,
-        config: ClientConfig,
-        guarantee: Guarantee,
-        destinations: Vec<Destination>,
-    ) -> Self {
+    pub(crate) fn new(name: String, config: Properties, guarantee: Guarantee, destinations: Vec<Destination>) -> Self {
         let record_bytes_max = config
             .get("message.max.bytes")
             .and_then(|text| text.parse().ok())
@@ -128,8 +122,8 @@ impl Sink {
             .iter()
             .map(|destination| destination.topic.clone())
             .collect();
-        let producer = Producer::new(&self.name, &self.config, &topics)
-            .map_err(|error| Failure::Stop(format!("{error:#}")))?;
+        let producer =
+            Producer::new(&self.name, &self.config, &topics).map_err(|error| Failure::Stop(format!("{error:#}")))?;
         if self.guarantee == Guarantee::ExactlyOnce {
             producer.init_transactions().map_err(failure_of)?;
         }
@@ -212,7 +206,12 @@ impl Sink {
     ///
     /// # Errors
     /// The transaction is lost.
-    pub(crate) fn write(&mut self, source: &Message, checked: &Checked, delivery: &Delivery<'_>) -> Result<(), Failure> {
+    pub(crate) fn write(
+        &mut self,
+        source: &Message,
+        checked: &Checked,
+        delivery: &Delivery<'_>,
+    ) -> Result<(), Failure> {
         let headers = || {
             let mut headers = match delivery.source_headers {
                 true => Headers::copy_of(source),
@@ -221,7 +220,10 @@ impl Sink {
             if !delivery.headers.is_empty() {
                 let mut all = headers.or_else(|| Headers::with_capacity(delivery.headers.len()))?;
                 for header in delivery.headers {
-                    all.add(checked.bytes(header.name), header.value.map(|value| checked.bytes(value)));
+                    all.add(
+                        checked.bytes(header.name),
+                        header.value.map(|value| checked.bytes(value)),
+                    );
                 }
                 headers = Some(all);
             }
@@ -269,7 +271,8 @@ impl Sink {
                     all.add(name.as_bytes(), Some(value.as_bytes()));
                 }
                 if !whole {
-                    let cut = format!("{own} bytes of key, value and headers are left out, read them at the position above");
+                    let cut =
+                        format!("{own} bytes of key, value and headers are left out, read them at the position above");
                     all.add(b"wasmill.cut", Some(cut.as_bytes()));
                 }
             }
@@ -294,7 +297,7 @@ impl Sink {
             match producer.produce(destination, record) {
                 Ok(()) => break,
                 // Bounded by the message timeout: then deliveries fail and the queue empties.
-                Err(error) if error.code == RDKafkaErrorCode::QueueFull => std::thread::sleep(QUEUE_FULL_WAIT),
+                Err(error) if error.code == Code::QueueFull => std::thread::sleep(QUEUE_FULL_WAIT),
                 Err(error) => {
                     let topic = self.destinations[destination].topic.clone();
                     return Err(match blame(error.code) {
@@ -343,7 +346,7 @@ impl Sink {
         Ok(())
     }
 
-    fn commit_transaction(&self, list: &rdkafka::TopicPartitionList, consumer: &Consumer) -> Result<(), Failure> {
+    fn commit_transaction(&self, list: &Offsets, consumer: &Consumer) -> Result<(), Failure> {
         let producer = self.producer()?;
         chaos::kill(Point::AfterProduce);
         if chaos::sabotaged(Sabotage::OffsetsOutside) {
@@ -377,7 +380,7 @@ impl Sink {
         }
     }
 
-    fn commit_after_flush(&self, list: &rdkafka::TopicPartitionList, consumer: &Consumer) -> Result<(), Failure> {
+    fn commit_after_flush(&self, list: &Offsets, consumer: &Consumer) -> Result<(), Failure> {
         let producer = self.producer()?;
         if !producer.flush(FLUSH_TIMEOUT) {
             let waiting = producer.in_flight();
@@ -440,7 +443,6 @@ fn of_delivery(failure: DeliveryFailure) -> Failure {
 }
 
 fn failure_of(error: CallError) -> Failure {
-    use RDKafkaErrorCode as Code;
     let text = error.to_string();
     match error.code {
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Failure::Fenced(text),

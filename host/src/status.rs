@@ -54,7 +54,10 @@ impl WorkerStatus {
     pub(crate) fn assigned(&self, partitions: &[TopicPartition]) {
         let mut by_topic: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for partition in partitions {
-            by_topic.entry(partition.topic.clone()).or_default().push(partition.partition);
+            by_topic
+                .entry(partition.topic.clone())
+                .or_default()
+                .push(partition.partition);
         }
         for numbers in by_topic.values_mut() {
             numbers.sort_unstable();
@@ -119,7 +122,9 @@ impl StageStatus {
     }
 
     fn is_running(&self) -> bool {
-        self.workers.iter().all(|worker| worker.report().state == WorkerState::Running)
+        self.workers
+            .iter()
+            .all(|worker| worker.report().state == WorkerState::Running)
     }
 
     /// None: ready. Otherwise why not.
@@ -151,7 +156,10 @@ impl PipelineStatus {
             let lag = stage.lag.lock().unwrap_or_else(PoisonError::into_inner);
             let lost = lag.iter().find(|one| one.committed.unwrap_or(0) < one.low)?;
             let (topic, partition) = (&lost.topic, lost.partition);
-            Some(format!("topic `{topic}` partition {partition} dropped records that stage `{}` had not read", stage.name))
+            Some(format!(
+                "topic `{topic}` partition {partition} dropped records that stage `{}` had not read",
+                stage.name
+            ))
         })
     }
 

@@ -116,7 +116,10 @@ mod tests {
         }
         assert!(!work.hold(now));
         work.advance(1);
-        assert_eq!((work.part(), work.retries(), work.held_until()), (Some(&[1][..]), 0, None));
+        assert_eq!(
+            (work.part(), work.retries(), work.held_until()),
+            (Some(&[1][..]), 0, None)
+        );
     }
 
     proptest! {
@@ -124,7 +127,7 @@ mod tests {
         #[test]
         fn exactly_the_poison_is_isolated(len in 0..300usize, poison in prop::collection::btree_set(0..300usize, 0..5)) {
             let mut work = Work::new((0..len).collect());
-            let (mut done, mut dead, mut calls) = (Vec::new(), BTreeSet::new(), 0);
+            let (mut done, mut dead, mut calls) = (Vec::<usize>::new(), BTreeSet::new(), 0);
             while let Some(part) = work.part().map(<[usize]>::to_vec) {
                 calls += 1;
                 if !part.iter().any(|record| poison.contains(record)) {

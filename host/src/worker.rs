@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rdkafka::error::RDKafkaErrorCode;
 
 use crate::assignment::{Assignment, Slot};
 use crate::batch::{Batcher, Bounds};
@@ -17,6 +16,7 @@ use crate::chaos::{self, Sabotage};
 use crate::config::Start;
 use crate::dead_letter::{self, Culprit, Origin};
 use crate::fault::{Fault, Kind};
+use crate::kafka::Code;
 use crate::kafka::consumer::{Committed, Consumer, Event, TopicPartition};
 use crate::kafka::ffi::Message;
 use crate::metrics::{PluginMetrics, StageMetrics};
@@ -153,7 +153,11 @@ impl Worker {
             Err(_) => Ok(()),
         };
         if let Err(Err(error)) = committed {
-            tracing::warn!(stage = self.task.stage, error = format!("{error:#}"), "last commit failed");
+            tracing::warn!(
+                stage = self.task.stage,
+                error = format!("{error:#}"),
+                "last commit failed"
+            );
         }
         if self.sink.began().is_some() {
             self.sink.abandon(&Failure::Abort("the worker ends".to_owned()));
@@ -276,15 +280,16 @@ impl Worker {
         match self.task.start {
             Start::Earliest => Ok(low),
             Start::Latest => Ok(end),
-            Start::TimestampMs(timestamp_ms) => {
-                Ok(self.consumer.offset_at(partition, timestamp_ms)?.unwrap_or(end))
-            }
+            Start::TimestampMs(timestamp_ms) => Ok(self.consumer.offset_at(partition, timestamp_ms)?.unwrap_or(end)),
         }
     }
 
     fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<()> {
         // What is in hand of these partitions is not done; the next owner reads it again.
-        for slot in partitions.iter().filter_map(|partition| self.assignment.slot(partition)) {
+        for slot in partitions
+            .iter()
+            .filter_map(|partition| self.assignment.slot(partition))
+        {
             self.batcher.forget(slot);
             self.work.take_if(|(working, _)| *working == slot);
         }
@@ -305,7 +310,11 @@ impl Worker {
 
     fn report_assignment(&self) {
         let partitions = self.assignment.partitions();
-        tracing::info!(stage = self.task.stage, partitions = partitions.len(), "assignment changed");
+        tracing::info!(
+            stage = self.task.stage,
+            partitions = partitions.len(),
+            "assignment changed"
+        );
         self.status.assigned(&partitions);
     }
 
@@ -350,7 +359,7 @@ impl Worker {
                     self.batcher.push(slot, message, bytes, now);
                 }
             }
-            Some(RDKafkaErrorCode::PartitionEOF) => {
+            Some(Code::PartitionEOF) => {
                 self.assignment.positions.reached_end(&slot, message.offset());
                 self.mark_dirty();
             }
@@ -436,7 +445,9 @@ impl Worker {
             seconds.observe(began.elapsed().as_secs_f64());
         }
         let checked = Checked::new(answered?, part.len(), &self.ports)?;
-        self.metrics.memory.set(i64::try_from(instance.memory_bytes()).unwrap_or(i64::MAX));
+        self.metrics
+            .memory
+            .set(i64::try_from(instance.memory_bytes()).unwrap_or(i64::MAX));
         self.instance = Some(instance);
         Ok(checked)
     }
@@ -573,7 +584,9 @@ impl Worker {
         let headers = dead_letter::headers(origin, culprit, fault, attempts, SystemTime::now());
         self.sink.begin(Instant::now())?;
         self.output(partition, message.offset(), Some(!whole));
-        let cut = self.sink.write_dead_letter(self.task.dead_letters, message, &headers, whole)?;
+        let cut = self
+            .sink
+            .write_dead_letter(self.task.dead_letters, message, &headers, whole)?;
         if let Some(last) = &mut self.last_output {
             last.dead_letter_cut = Some(cut);
         }
@@ -593,8 +606,13 @@ impl Worker {
 
     /// Where in the next part the condemned record is.
     fn condemned_in(&self, partition: &TopicPartition, work: &Work<Message>) -> Option<usize> {
-        let condemned = self.condemned.as_ref().filter(|condemned| condemned.partition == *partition)?;
-        work.part()?.iter().position(|message| message.offset() == condemned.offset)
+        let condemned = self
+            .condemned
+            .as_ref()
+            .filter(|condemned| condemned.partition == *partition)?;
+        work.part()?
+            .iter()
+            .position(|message| message.offset() == condemned.offset)
     }
 
     fn bury_condemned(
@@ -665,7 +683,7 @@ impl Worker {
             seconds.observe(began.elapsed().as_secs_f64());
         }
         self.metrics.transaction("committed");
-        self.halving.committed();
+        self.halving.committed(self.outputs);
         self.fenced = 0;
         self.closed();
         Ok(())
@@ -753,7 +771,11 @@ impl Worker {
                 Ok(true)
             }
             Err(error) => {
-                tracing::warn!(stage = self.task.stage, error = format!("{error:#}"), "cannot go back yet, trying again");
+                tracing::warn!(
+                    stage = self.task.stage,
+                    error = format!("{error:#}"),
+                    "cannot go back yet, trying again"
+                );
                 Ok(false)
             }
         }
@@ -791,8 +813,7 @@ impl Worker {
         let Some(attempt) = &self.attempt else {
             return Ok(());
         };
-        let partitions: Vec<TopicPartition> =
-            attempt.offsets.iter().map(|(partition, _)| partition.clone()).collect();
+        let partitions: Vec<TopicPartition> = attempt.offsets.iter().map(|(partition, _)| partition.clone()).collect();
         let outcome = if partitions.is_empty() {
             "unknown-discarded"
         } else {

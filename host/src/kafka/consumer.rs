@@ -75,16 +75,15 @@ impl ClientContext for Events {
 }
 
 impl ConsumerContext for Events {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        error: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let revoked = error != RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
             // The worker is gone and has committed; the client waits for this before it leaves the group.
-            let done = if revoked { consumer.unassign() } else { consumer.assign(list) };
+            let done = if revoked {
+                consumer.unassign()
+            } else {
+                consumer.assign(list)
+            };
             if let Err(error) = done {
                 tracing::debug!(client = self.name, %error, "rebalance while closing");
             }
@@ -133,11 +132,8 @@ impl Consumer {
             closing: AtomicBool::new(false),
             name: name.to_owned(),
         };
-        let consumer = Arc::new(
-            BaseConsumer::from_config_and_context(config, events).context("create consumer")?,
-        );
-        let queue =
-            Queue::new(Arc::clone(&consumer)).ok_or_else(|| anyhow!("create consumer queue"))?;
+        let consumer = Arc::new(BaseConsumer::from_config_and_context(config, events).context("create consumer")?);
+        let queue = Queue::new(Arc::clone(&consumer)).ok_or_else(|| anyhow!("create consumer queue"))?;
         Ok(Self { queue, consumer })
     }
 
@@ -222,14 +218,11 @@ impl Consumer {
             return Ok(());
         }
         let list = list_of(positions.iter().map(|(partition, offset)| (partition, *offset)))?;
-        let answered = self
-            .consumer
-            .seek_partitions(list, REQUEST_TIMEOUT)
-            .context("seek")?;
+        let answered = self.consumer.seek_partitions(list, REQUEST_TIMEOUT).context("seek")?;
         for element in answered.elements() {
-            element.error().with_context(|| {
-                format!("seek {} partition {}", element.topic(), element.partition())
-            })?;
+            element
+                .error()
+                .with_context(|| format!("seek {} partition {}", element.topic(), element.partition()))?;
         }
         Ok(())
     }
@@ -323,9 +316,7 @@ fn classify(error: &KafkaError) -> Event {
     }
 }
 
-fn list_of<'a>(
-    partitions: impl Iterator<Item = (&'a TopicPartition, i64)>,
-) -> Result<TopicPartitionList> {
+fn list_of<'a>(partitions: impl Iterator<Item = (&'a TopicPartition, i64)>) -> Result<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in partitions {
         list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(offset))
@@ -338,10 +329,7 @@ fn list_of<'a>(
 ///
 /// # Errors
 /// When librdkafka refuses an offset; negative ones are refused.
-pub(crate) fn offsets_to_commit(
-    offsets: &[(TopicPartition, i64)],
-    metadata: &str,
-) -> Result<TopicPartitionList> {
+pub(crate) fn offsets_to_commit(offsets: &[(TopicPartition, i64)], metadata: &str) -> Result<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in offsets {
         let mut element = list.add_partition(&partition.topic, partition.partition);

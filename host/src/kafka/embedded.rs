@@ -49,7 +49,9 @@ impl Embedded {
     }
 
     pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
-        self.cluster.create_topic(name, partitions, 1).with_context(|| format!("create topic {name}"))
+        self.cluster
+            .create_topic(name, partitions, 1)
+            .with_context(|| format!("create topic {name}"))
     }
 
     /// Reads a topic to its end.
@@ -66,7 +68,9 @@ impl Embedded {
         let mut list = TopicPartitionList::new();
         let mut missing = 0;
         for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
-            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), TIMEOUT).context("read watermarks")?;
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition.id(), TIMEOUT)
+                .context("read watermarks")?;
             missing += high - low;
             list.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
         }
@@ -112,9 +116,15 @@ pub(crate) fn feed(bootstrap_servers: &str, records: &[Fixture], mut sent: impl 
 }
 
 fn send(producer: &BaseProducer, record: &Fixture) -> Result<()> {
-    let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-        headers.insert(Header { key, value: value.as_ref() })
-    });
+    let headers = record
+        .headers
+        .iter()
+        .fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header {
+                key,
+                value: value.as_ref(),
+            })
+        });
     let mut next = BaseRecord::<[u8], [u8]>::to(&record.topic).headers(headers);
     next.key = record.key.as_deref();
     next.payload = record.value.as_deref();
@@ -137,7 +147,10 @@ fn output(message: &rdkafka::message::BorrowedMessage<'_>) -> Output {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // What `dev` reads was written from `input.jsonl`, whose header names are UTF-8; the wrapper panics on others.
     let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers.iter().map(|header| (header.key.to_owned(), header.value.map(text))).collect()
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(text)))
+            .collect()
     });
     Output {
         key: message.key().map(text),

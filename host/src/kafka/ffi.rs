@@ -88,8 +88,7 @@ impl Message {
     pub(crate) fn timestamp_ms(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is valid and `kind` is writable.
-        let timestamp =
-            unsafe { sys::rd_kafka_message_timestamp(self.message.as_ptr(), &mut kind) };
+        let timestamp = unsafe { sys::rd_kafka_message_timestamp(self.message.as_ptr(), &mut kind) };
         let known = kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         (known && timestamp != -1).then_some(timestamp)
     }
@@ -149,15 +148,7 @@ impl<'a> Iterator for HeaderIter<'a> {
         }
         let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
         // SAFETY: `headers` belongs to the borrowed message; the out pointers are writable.
-        let code = unsafe {
-            sys::rd_kafka_header_get_all(
-                self.headers,
-                self.next,
-                &mut name,
-                &mut value,
-                &mut len,
-            )
-        };
+        let code = unsafe { sys::rd_kafka_header_get_all(self.headers, self.next, &mut name, &mut value, &mut len) };
         if code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
             return None;
         }
@@ -195,11 +186,8 @@ impl Queue {
         };
         // SAFETY: handle and name are valid; the partition's queue is released again, forwarding holds its own references.
         unsafe {
-            let source = sys::rd_kafka_queue_get_partition(
-                self.consumer.client().native_ptr(),
-                topic.as_ptr(),
-                partition,
-            );
+            let source =
+                sys::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
             if source.is_null() {
                 return false;
             }
@@ -228,12 +216,7 @@ impl Queue {
         self.buffer.resize(max, ptr::null_mut());
         // SAFETY: the buffer has room for `max` pointers; this is the only batch call on this consumer, by `&mut self`.
         let read = unsafe {
-            sys::rd_kafka_consume_batch_queue(
-                self.queue.as_ptr(),
-                timeout_ms,
-                self.buffer.as_mut_ptr(),
-                max,
-            )
+            sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), timeout_ms, self.buffer.as_mut_ptr(), max)
         };
         let read = usize::try_from(read).unwrap_or(0);
         into.extend(self.buffer[..read].iter().filter_map(|&message| {
@@ -345,16 +328,12 @@ impl RawProducer {
     /// Waits for all deliveries, then commits. Another thread must serve delivery reports meanwhile.
     pub(super) fn commit_transaction(&self, timeout: Duration) -> Result<(), CallError> {
         // SAFETY: the handle is live while `self` holds the client.
-        CallError::check(unsafe {
-            sys::rd_kafka_commit_transaction(self.handle(), millis(timeout))
-        })
+        CallError::check(unsafe { sys::rd_kafka_commit_transaction(self.handle(), millis(timeout)) })
     }
 
     pub(super) fn abort_transaction(&self, timeout: Duration) -> Result<(), CallError> {
         // SAFETY: the handle is live while `self` holds the client.
-        CallError::check(unsafe {
-            sys::rd_kafka_abort_transaction(self.handle(), millis(timeout))
-        })
+        CallError::check(unsafe { sys::rd_kafka_abort_transaction(self.handle(), millis(timeout)) })
     }
 
     /// Waits until every message has its delivery report; false when `timeout` passes first.
@@ -380,18 +359,37 @@ impl RawProducer {
         let argument = |vtype, u| sys::rd_kafka_vu_s { vtype, u };
         let headers = record.headers.map_or(ptr::null_mut(), Headers::into_raw);
         let arguments = [
-            argument(kind::RD_KAFKA_VTYPE_RKT, Value { rkt: topic.topic.as_ptr() }),
-            argument(kind::RD_KAFKA_VTYPE_PARTITION, Value { i32_: record.partition.unwrap_or(-1) }),
-            argument(kind::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: sys::RD_KAFKA_MSG_F_COPY as c_int }),
+            argument(
+                kind::RD_KAFKA_VTYPE_RKT,
+                Value {
+                    rkt: topic.topic.as_ptr(),
+                },
+            ),
+            argument(
+                kind::RD_KAFKA_VTYPE_PARTITION,
+                Value {
+                    i32_: record.partition.unwrap_or(-1),
+                },
+            ),
+            argument(
+                kind::RD_KAFKA_VTYPE_MSGFLAGS,
+                Value {
+                    i: sys::RD_KAFKA_MSG_F_COPY as c_int,
+                },
+            ),
             argument(kind::RD_KAFKA_VTYPE_KEY, memory(record.key)),
             argument(kind::RD_KAFKA_VTYPE_VALUE, memory(record.value)),
-            argument(kind::RD_KAFKA_VTYPE_TIMESTAMP, Value { i64_: record.timestamp_ms.unwrap_or(-1) }),
+            argument(
+                kind::RD_KAFKA_VTYPE_TIMESTAMP,
+                Value {
+                    i64_: record.timestamp_ms.unwrap_or(-1),
+                },
+            ),
             argument(kind::RD_KAFKA_VTYPE_HEADERS, Value { headers }),
         ];
         let count = arguments.len() - usize::from(headers.is_null());
         // SAFETY: every pointer is valid for the call and copied by it (MSG_F_COPY); the headers are owned by librdkafka on success only.
-        let result =
-            CallError::check(unsafe { sys::rd_kafka_produceva(self.handle(), arguments.as_ptr(), count) });
+        let result = CallError::check(unsafe { sys::rd_kafka_produceva(self.handle(), arguments.as_ptr(), count) });
         if result.is_err() && !headers.is_null() {
             // SAFETY: a failed call leaves the headers to us.
             unsafe { sys::rd_kafka_headers_destroy(headers) };

@@ -81,7 +81,10 @@ impl LagWatch {
             .iter()
             .map(|element| {
                 element.error().context("read committed offset")?;
-                let internal = self.topics.iter().any(|(topic, internal)| *internal && topic == element.topic());
+                let internal = self
+                    .topics
+                    .iter()
+                    .any(|(topic, internal)| *internal && topic == element.topic());
                 let asked = if internal { &self.uncommitted } else { &self.committed };
                 let (low, end) = asked
                     .fetch_watermarks(element.topic(), element.partition(), REQUEST_TIMEOUT)

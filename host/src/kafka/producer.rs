@@ -91,15 +91,10 @@ impl ProducerContext for Deliveries {
         let Err((error, message)) = result else {
             return;
         };
-        let code = error
-            .rdkafka_error_code()
-            .unwrap_or(RDKafkaErrorCode::Unknown);
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         // A purge follows an abort and tells nothing; the record's own error outranks the errors of its neighbours in the batch.
-        let purged = matches!(
-            code,
-            RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
-        );
+        let purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
         let outranks = failure
             .as_ref()
             .is_none_or(|known| blame(known.code) == Blame::Passing && blame(code) != Blame::Passing);
@@ -135,9 +130,7 @@ impl Producer {
         let raw = RawProducer::new(client);
         let topics = topics
             .iter()
-            .map(|topic| {
-                TopicHandle::new(&raw, topic).ok_or_else(|| anyhow!("open topic {topic}"))
-            })
+            .map(|topic| TopicHandle::new(&raw, topic).ok_or_else(|| anyhow!("open topic {topic}")))
             .collect::<Result<_>>()?;
         Ok(Self {
             topics,
@@ -170,11 +163,7 @@ impl Producer {
     ///
     /// # Errors
     /// Any other error; the transaction must be aborted then.
-    pub(crate) fn send_offsets(
-        &self,
-        offsets: &TopicPartitionList,
-        consumer: &GroupConsumer,
-    ) -> Result<(), CallError> {
+    pub(crate) fn send_offsets(&self, offsets: &TopicPartitionList, consumer: &GroupConsumer) -> Result<(), CallError> {
         resume(|| self.raw.send_offsets(offsets, consumer, CALL_TIMEOUT))
     }
 

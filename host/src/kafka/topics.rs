@@ -77,7 +77,11 @@ impl Topics {
             })
             .collect();
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
-        let results = self.admin.create_topics(&topics, &options).await.context("create topics")?;
+        let results = self
+            .admin
+            .create_topics(&topics, &options)
+            .await
+            .context("create topics")?;
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

@@ -79,10 +79,7 @@ pub(crate) struct Plugin {
 impl Plugin {
     /// The plugin's number for a port name.
     pub(crate) fn port(&self, name: &str) -> Option<usize> {
-        self.description
-            .ports
-            .iter()
-            .position(|port| port.name == name)
+        self.description.ports.iter().position(|port| port.name == name)
     }
 
     pub(crate) fn port_kinds(&self) -> Vec<PortKind> {
@@ -158,9 +155,9 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     // The header of every binary: magic, then version and layer. Layer 0 is a core module, layer 1 a component.
     match bytes.get(..8) {
         Some([0, b'a', b's', b'm', _, _, 1, 0]) => Ok(bytes),
-        Some([0, b'a', b's', b'm', _, _, 0, 0]) => bail!(
-            "this is a core module, not a component; build it with `--target wasm32-wasip2`"
-        ),
+        Some([0, b'a', b's', b'm', _, _, 0, 0]) => {
+            bail!("this is a core module, not a component; build it with `--target wasm32-wasip2`")
+        }
         _ => bail!("this is not a WebAssembly file"),
     }
 }
@@ -178,13 +175,17 @@ fn check_imports(runtime: &Runtime, component: &Component) -> Result<()> {
     for (import, _) in kind.imports(&runtime.engine) {
         let (name, version) = import.split_once('@').unwrap_or((import, ""));
         if name.starts_with("wasmill:plugin/") && !version.starts_with(CONTRACT_VERSION) {
-            bail!("the plugin imports `{import}`; this host gives wasmill:plugin {CONTRACT_VERSION}x, so the plugin needs another host or another SDK");
+            bail!(
+                "the plugin imports `{import}`; this host gives wasmill:plugin {CONTRACT_VERSION}x, so the plugin needs another host or another SDK"
+            );
         }
         let given = GIVEN
             .iter()
             .any(|given| name == *given || (given.ends_with('/') && name.starts_with(given)));
         if !given {
-            bail!("the plugin imports `{import}`, which is not granted: plugins reach the log, metrics, clocks and random numbers, and an empty WASI; remove what uses it from the plugin");
+            bail!(
+                "the plugin imports `{import}`, which is not granted: plugins reach the log, metrics, clocks and random numbers, and an empty WASI; remove what uses it from the plugin"
+            );
         }
     }
     Ok(())
@@ -200,7 +201,11 @@ fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
         }
         bail!(
             "the plugin does not export `{PROCESS}`; it exports {}",
-            if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") }
+            if exports.is_empty() {
+                "nothing".to_owned()
+            } else {
+                exports.join(", ")
+            }
         );
     };
     let version = found.split_once('@').map_or("", |(_, version)| version);
@@ -212,18 +217,28 @@ fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
 
 fn check_description(description: &Description) -> Result<()> {
     if description.name.is_empty() || description.name.len() > 256 {
-        bail!("`describe` gives a name of {} bytes; 1 to 256 are allowed", description.name.len());
+        bail!(
+            "`describe` gives a name of {} bytes; 1 to 256 are allowed",
+            description.name.len()
+        );
     }
     if description.ports.is_empty() || description.ports.len() > PORTS_MAX {
-        bail!("`describe` names {} ports; 1 to {PORTS_MAX} are allowed", description.ports.len());
+        bail!(
+            "`describe` names {} ports; 1 to {PORTS_MAX} are allowed",
+            description.ports.len()
+        );
     }
     for (index, port) in description.ports.iter().enumerate() {
         let name = &port.name;
         let legal = name.len() <= PORT_NAME_BYTES_MAX
             && name.starts_with(|first: char| first.is_ascii_lowercase())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !legal {
-            bail!("`describe` names a port {name:?}; lower-case letters, digits and hyphens are allowed, a letter first, at most {PORT_NAME_BYTES_MAX}");
+            bail!(
+                "`describe` names a port {name:?}; lower-case letters, digits and hyphens are allowed, a letter first, at most {PORT_NAME_BYTES_MAX}"
+            );
         }
         if description.ports[..index].iter().any(|other| other.name == *name) {
             bail!("`describe` names the port `{name}` twice");

@@ -71,9 +71,7 @@ impl Guest {
     pub(crate) fn last_words(&self) -> Option<String> {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let tail = String::from_utf8_lossy(&said.tail).trim().to_owned();
-        said.panic
-            .clone()
-            .or_else(|| (!tail.is_empty()).then_some(tail))
+        said.panic.clone().or_else(|| (!tail.is_empty()).then_some(tail))
     }
 }
 
@@ -273,10 +271,7 @@ impl log::Host for Guest {
             format!("{message} (at {place})")
         };
         let text = cut(&text, LAST_WORDS_BYTES_MAX).to_owned();
-        self.said
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .panic = Some(text);
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).panic = Some(text);
     }
 }
 

@@ -25,9 +25,7 @@ impl Executor {
     /// # Errors
     /// When the operating system refuses what a timer needs.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         Ok(Self { runtime })
     }
 
@@ -60,10 +58,7 @@ impl Instance {
         let config = instance.plugin.config.clone();
         let deadline = instance.plugin.limits.deadline;
         let configured = instance.call(deadline, async |store, bindings| {
-            bindings
-                .wasmill_plugin_process()
-                .call_configure(store, &config)
-                .await
+            bindings.wasmill_plugin_process().call_configure(store, &config).await
         })?;
         configured.map_err(|text| Fault::new(Kind::Reject, text))?;
         Ok(instance)
@@ -121,10 +116,7 @@ impl Instance {
             limits.deadline
         };
         self.call(deadline, async |store, bindings| {
-            bindings
-                .wasmill_plugin_process()
-                .call_process(store, batch)
-                .await
+            bindings.wasmill_plugin_process().call_process(store, batch).await
         })
     }
 
@@ -142,9 +134,7 @@ impl Instance {
         guest.listen();
         guest.deadline.start(deadline);
         self.store.set_epoch_deadline(1);
-        let done = self
-            .executor
-            .run(deadline, call(&mut self.store, &self.bindings));
+        let done = self.executor.run(deadline, call(&mut self.store, &self.bindings));
         match done {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(fault_of(&error, self.store.data(), deadline)),
@@ -178,10 +168,7 @@ fn fault_of(error: &wasmtime::Error, guest: &Guest, deadline: Duration) -> Fault
     } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
         (Kind::Trap, format!("called exit with code {}", exit.0))
     } else if let Some(trap) = trap {
-        (
-            Kind::Trap,
-            guest.last_words().unwrap_or_else(|| trap.to_string()),
-        )
+        (Kind::Trap, guest.last_words().unwrap_or_else(|| trap.to_string()))
     } else {
         (Kind::Malformed, format!("{:#}", error))
     };

@@ -54,7 +54,9 @@ impl Runtime {
                 "compiled plugins are not cached, so every start compiles them"
             ),
         }
-        let engine = Engine::new(&config).map_err(anyhow::Error::from).context("start the WebAssembly engine")?;
+        let engine = Engine::new(&config)
+            .map_err(anyhow::Error::from)
+            .context("start the WebAssembly engine")?;
         let linker = imports::linker(&engine)
             .map_err(anyhow::Error::from)
             .context("link host functions")?;

@@ -20,7 +20,12 @@ fn records_arrive_exactly_once_and_in_order_whatever_is_killed() {
             seed: rng::seed(),
             duration: Duration::from_secs(60),
             records_per_second: 500,
-            hazards: Hazards { kill: 0.05, unknown: 0.02, freeze: true, sabotage: None },
+            hazards: Hazards {
+                kill: 0.05,
+                unknown: 0.02,
+                freeze: true,
+                sabotage: None,
+            },
         },
     );
     report.assert_clean(&ALL_AIMS);
@@ -34,7 +39,12 @@ fn run_sabotaged(sabotage: &'static str, kill: f64, unknown: f64) -> Report {
             seed: rng::seed(),
             duration: Duration::from_secs(15),
             records_per_second: 500,
-            hazards: Hazards { kill, unknown, freeze: false, sabotage: Some(sabotage) },
+            hazards: Hazards {
+                kill,
+                unknown,
+                freeze: false,
+                sabotage: Some(sabotage),
+            },
         },
     )
 }
@@ -42,15 +52,28 @@ fn run_sabotaged(sabotage: &'static str, kill: f64, unknown: f64) -> Report {
 #[test]
 fn a_host_that_does_not_rewind_is_found_out() {
     let report = run_sabotaged("no-rewind", 0.0, 0.2);
-    let lost = report.violations.iter().filter(|violation| matches!(violation, Violation::Lost(_))).count();
-    assert!(lost > 0, "no record was lost: the checker or the sabotage does not work");
+    let lost = report
+        .violations
+        .iter()
+        .filter(|violation| matches!(violation, Violation::Lost(_)))
+        .count();
+    assert!(
+        lost > 0,
+        "no record was lost: the checker or the sabotage does not work"
+    );
 }
 
 #[test]
 fn a_host_that_commits_offsets_outside_the_transaction_is_found_out() {
     let report = run_sabotaged("offsets-outside", 0.2, 0.0);
-    let broken = report.violations.iter().filter(|violation| matches!(violation, Violation::Lost(_) | Violation::Doubled(..)));
-    assert!(broken.count() > 0, "no record was lost or doubled: the checker or the sabotage does not work");
+    let broken = report
+        .violations
+        .iter()
+        .filter(|violation| matches!(violation, Violation::Lost(_) | Violation::Doubled(..)));
+    assert!(
+        broken.count() > 0,
+        "no record was lost or doubled: the checker or the sabotage does not work"
+    );
 }
 
 #[test]
@@ -62,7 +85,10 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
     let path = pipeline.write();
     let start = |instance: &str| {
         let log = log.path().to_str().unwrap();
-        Invocation::run(&path).env("WASMILL_INSTANCE", instance).env("WASMILL_CHAOS_LOG", log).start()
+        Invocation::run(&path)
+            .env("WASMILL_INSTANCE", instance)
+            .env("WASMILL_CHAOS_LOG", log)
+            .start()
     };
     let mut frozen = start("frozen");
     let mut other = start("other");
@@ -70,8 +96,15 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
     other.ready();
 
     let load = Load::start(&topics.input, 6, 500, 1);
-    assert!(freeze_in_transaction(&frozen, &mut log, PATIENCE), "the process never had a transaction open");
-    assert!(!log.events().iter().any(|event| event.pid == frozen.pid() && event.name == "fenced"));
+    assert!(
+        freeze_in_transaction(&frozen, &mut log, PATIENCE),
+        "the process never had a transaction open"
+    );
+    assert!(
+        !log.events()
+            .iter()
+            .any(|event| event.pid == frozen.pid() && event.name == "fenced")
+    );
     // Its partitions go to the other process, and everything that comes in meanwhile goes out.
     wait_for("the other process to have all partitions", PATIENCE, || {
         (kafka::members(&topics.group())?.len() == 2).then_some(())
@@ -82,11 +115,18 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
 
     frozen.thaw();
     wait_for("the process to find itself fenced", PATIENCE, || {
-        log.events().iter().any(|event| event.pid == frozen.pid() && event.name == "fenced").then_some(())
+        log.events()
+            .iter()
+            .any(|event| event.pid == frozen.pid() && event.name == "fenced")
+            .then_some(())
     });
     end(&mut frozen);
     end(&mut other);
-    assert_eq!(kafka::read_committed(&topics.output), before, "the process wrote after it had been fenced");
+    assert_eq!(
+        kafka::read_committed(&topics.output),
+        before,
+        "the process wrote after it had been fenced"
+    );
     assert_eq!(topics.verdict(&sent), []);
 }
 

@@ -27,8 +27,16 @@ struct Line<'a> {
 
 impl Line<'_> {
     fn record(&self) -> Record {
-        let headers = self.headers.iter().map(|(name, value)| (name.clone().into_bytes(), bytes(*value)));
-        Record { key: bytes(self.key), value: bytes(self.value), headers: headers.collect(), timestamp_ms: self.timestamp }
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone().into_bytes(), bytes(*value)));
+        Record {
+            key: bytes(self.key),
+            value: bytes(self.value),
+            headers: headers.collect(),
+            timestamp_ms: self.timestamp,
+        }
     }
 }
 
@@ -67,13 +75,20 @@ fn with_own_names(pipeline: &str, app: &str, topics: &[&String], own: impl Fn(&s
 fn check(name: &str, app: &str) {
     let suffix = unique("x");
     let own = |name: &str| format!("{name}-{suffix}");
-    let (input, expected) = (read(&format!("examples/{name}/input.jsonl")), read(&format!("examples/{name}/expected.jsonl")));
+    let (input, expected) = (
+        read(&format!("examples/{name}/input.jsonl")),
+        read(&format!("examples/{name}/expected.jsonl")),
+    );
     let topics: Vec<&String> = input.keys().chain(expected.keys()).collect();
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("pipeline.yaml");
     let pipeline = fs::read_to_string(checkout(&format!("examples/{name}/pipeline.yaml"))).unwrap();
     fs::write(&path, with_own_names(&pipeline, app, &topics, own)).unwrap();
-    let catch_up = || Invocation::catch_up(&path).env("KAFKA_BOOTSTRAP", kafka::bootstrap()).exits(0, PATIENCE * 3);
+    let catch_up = || {
+        Invocation::catch_up(&path)
+            .env("KAFKA_BOOTSTRAP", kafka::bootstrap())
+            .exits(0, PATIENCE * 3)
+    };
 
     // The first run has nothing to read: it makes the topics.
     catch_up();
@@ -83,7 +98,10 @@ fn check(name: &str, app: &str) {
     catch_up();
 
     for (topic, expected) in &expected {
-        let mut found: Vec<Record> = kafka::read_committed(&own(topic)).into_iter().map(|placed| placed.record).collect();
+        let mut found: Vec<Record> = kafka::read_committed(&own(topic))
+            .into_iter()
+            .map(|placed| placed.record)
+            .collect();
         found.sort_by(|one, other| one.key.cmp(&other.key));
         assert_eq!(found.len(), expected.len(), "{topic}");
         for (found, expected) in found.iter().zip(expected) {

@@ -14,7 +14,11 @@ const POISON_AT: [usize; 3] = [0, BATCH + 4, 3 * BATCH - 1];
 const COUNT: usize = 4 * BATCH;
 
 fn record(index: usize, poison: &str) -> Record {
-    let value = if POISON_AT.contains(&index) { poison.to_owned() } else { format!("healthy {index}") };
+    let value = if POISON_AT.contains(&index) {
+        poison.to_owned()
+    } else {
+        format!("healthy {index}")
+    };
     Record {
         headers: vec![(b"trace".to_vec(), Some(vec![index as u8])), (b"trace".to_vec(), None)],
         timestamp_ms: Some(1_500_000_000_000 + index as i64),
@@ -34,17 +38,39 @@ fn check(poison: &str, kinds: &[&str], words: &str) {
 
     let pipeline = Pipeline::new(&app)
         .stage("guarded", &guest("misbehave"), json!({}), &input, &output)
-        .set(&["stages", "guarded", "batch"], json!({"records": BATCH, "wait": "100ms"}))
-        .set(&["stages", "guarded", "limits"], json!({"deadline": "300ms", "deadline-record": "200ms"}));
+        .set(
+            &["stages", "guarded", "batch"],
+            json!({"records": BATCH, "wait": "100ms"}),
+        )
+        .set(
+            &["stages", "guarded", "limits"],
+            json!({"deadline": "300ms", "deadline-record": "200ms"}),
+        );
     Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE);
 
-    let healthy: Vec<Record> = (0..COUNT).filter(|index| !POISON_AT.contains(index)).map(|index| sent[index].clone()).collect();
-    let arrived: Vec<Record> = kafka::read_committed(&output).into_iter().map(|placed| placed.record).collect();
+    let healthy: Vec<Record> = (0..COUNT)
+        .filter(|index| !POISON_AT.contains(index))
+        .map(|index| sent[index].clone())
+        .collect();
+    let arrived: Vec<Record> = kafka::read_committed(&output)
+        .into_iter()
+        .map(|placed| placed.record)
+        .collect();
     assert_eq!(arrived, healthy, "the healthy records arrive, in order");
 
-    let letters: Vec<Record> = kafka::read_committed(&letters).into_iter().map(|placed| placed.record).collect();
-    let offsets: Vec<String> = letters.iter().map(|letter| letter.header("wasmill.offset").unwrap().to_owned()).collect();
-    assert_eq!(offsets, POISON_AT.map(|index| index.to_string()), "one dead letter for each poison record, in order");
+    let letters: Vec<Record> = kafka::read_committed(&letters)
+        .into_iter()
+        .map(|placed| placed.record)
+        .collect();
+    let offsets: Vec<String> = letters
+        .iter()
+        .map(|letter| letter.header("wasmill.offset").unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        offsets,
+        POISON_AT.map(|index| index.to_string()),
+        "one dead letter for each poison record, in order"
+    );
     for (letter, index) in letters.iter().zip(POISON_AT) {
         assert_is_letter_of(letter, &sent[index], &input);
         let kind = letter.header("wasmill.kind").unwrap();
@@ -52,7 +78,11 @@ fn check(poison: &str, kinds: &[&str], words: &str) {
         let message = letter.header("wasmill.message").unwrap();
         assert!(message.contains(words), "`{words}` is not in the message `{message}`");
         let backtrace = letter.header("wasmill.backtrace").unwrap_or_default();
-        assert_eq!(kind == "trap", !backtrace.is_empty(), "a trap, and nothing else, has a backtrace: `{backtrace}`");
+        assert_eq!(
+            kind == "trap",
+            !backtrace.is_empty(),
+            "a trap, and nothing else, has a backtrace: `{backtrace}`"
+        );
     }
 }
 
@@ -63,21 +93,32 @@ fn assert_is_letter_of(letter: &Record, sent: &Record, input: &str) {
     assert_eq!(own, sent.headers);
     assert!(added.iter().all(|(name, _)| name.starts_with(b"wasmill.")), "{added:?}");
 
-    let header = |name: &str| letter.header(&format!("wasmill.{name}")).unwrap_or_else(|| panic!("no wasmill.{name} in {letter:?}"));
+    let header = |name: &str| {
+        letter
+            .header(&format!("wasmill.{name}"))
+            .unwrap_or_else(|| panic!("no wasmill.{name} in {letter:?}"))
+    };
     assert_eq!(header("topic"), input);
     assert_eq!(header("partition"), "0");
     assert_eq!(header("timestamp"), sent.timestamp_ms.unwrap().to_string());
     assert_eq!(header("stage"), "guarded");
     assert_eq!(header("plugin"), "misbehave");
     assert_eq!(header("plugin-version"), "0.1.0");
-    assert!(header("plugin-digest").contains(&sha256_of(&guest("misbehave"))), "{}", header("plugin-digest"));
+    assert!(
+        header("plugin-digest").contains(&sha256_of(&guest("misbehave"))),
+        "{}",
+        header("plugin-digest")
+    );
     assert!(header("attempts").parse::<u32>().unwrap() >= 1);
     assert!(!header("time").is_empty());
 }
 
 fn sha256_of(path: &std::path::Path) -> String {
     use sha2::Digest as _;
-    sha2::Sha256::digest(std::fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha2::Sha256::digest(std::fs::read(path).unwrap())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[test]

@@ -40,9 +40,15 @@ fn sigterm_under_load_ends_in_time_with_everything_committed() {
     println!("ended {:?} after SIGTERM", asked.elapsed());
     let (sent, _) = load.finish();
 
-    assert!(!kafka::has_open_transaction(&topics.output), "a transaction is left open");
+    assert!(
+        !kafka::has_open_transaction(&topics.output),
+        "a transaction is left open"
+    );
     let delivered = outputs_by_input_partition(&topics);
-    assert!(delivered.values().sum::<i64>() < sent.len() as i64, "the load went on after the end, else this tests nothing");
+    assert!(
+        delivered.values().sum::<i64>() < sent.len() as i64,
+        "the load went on after the end, else this tests nothing"
+    );
     // Committed is exactly what was delivered: from each committed offset on, everything is still to do.
     topics.catch_up();
     assert_eq!(topics.verdict(&sent), []);
@@ -51,14 +57,19 @@ fn sigterm_under_load_ends_in_time_with_everything_committed() {
 #[test]
 fn until_caught_up_ends_when_all_is_done_and_has_nothing_to_do_again() {
     let topics = Topics::create("caught-up");
-    let records: Vec<Record> = (0..5_000).map(|index| Record::new(format!("{index}"), format!("value {index}"))).collect();
+    let records: Vec<Record> = (0..5_000)
+        .map(|index| Record::new(format!("{index}"), format!("value {index}")))
+        .collect();
     kafka::produce(&topics.input, None, &records);
 
     let pipeline = topics.pipeline(2);
     Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE);
     let first = kafka::read_committed(&topics.output);
     assert_eq!(first.len(), records.len());
-    assert_eq!(kafka::committed(&topics.group(), &topics.input), kafka::end_offsets(&topics.input));
+    assert_eq!(
+        kafka::committed(&topics.group(), &topics.input),
+        kafka::end_offsets(&topics.input)
+    );
 
     Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE);
     assert_eq!(kafka::read_committed(&topics.output), first);
@@ -78,7 +89,10 @@ fn until_caught_up_ends_behind_records_that_nobody_can_see() {
 
     let pipeline = topics.pipeline(1);
     Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE);
-    let values: Vec<_> = kafka::read_committed(&topics.output).iter().map(|placed| placed.record.value_text().to_owned()).collect();
+    let values: Vec<_> = kafka::read_committed(&topics.output)
+        .iter()
+        .map(|placed| placed.record.value_text().to_owned())
+        .collect();
     assert_eq!(values, ["value"]);
 }
 
@@ -113,7 +127,9 @@ fn a_missing_topic_is_an_error_that_names_it() {
     for (input, output) in [(&missing, &there), (&there, &missing)] {
         let pipeline = pipeline_with_topics(input, output);
         Invocation::run(&pipeline.write()).exits(1, PATIENCE).says(&missing);
-        Invocation::new(&["check", pipeline.write().to_str().unwrap(), "--connect"]).exits(1, PATIENCE).says(&missing);
+        Invocation::new(&["check", pipeline.write().to_str().unwrap(), "--connect"])
+            .exits(1, PATIENCE)
+            .says(&missing);
     }
     assert_eq!(kafka::partitions(&missing), None, "nobody made it");
 }
@@ -121,10 +137,15 @@ fn a_missing_topic_is_an_error_that_names_it() {
 #[test]
 fn missing_topics_are_made_where_the_file_says_so() {
     let (input, output) = (unique("made-in"), unique("made-out"));
-    let pipeline = pipeline_with_topics(&input, &output)
-        .set(&["topics"], json!({"create": {"partitions": 3, "replication": 1, "config": {"retention.ms": -1}}}));
+    let pipeline = pipeline_with_topics(&input, &output).set(
+        &["topics"],
+        json!({"create": {"partitions": 3, "replication": 1, "config": {"retention.ms": -1}}}),
+    );
     Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE);
-    assert_eq!((kafka::partitions(&input), kafka::partitions(&output)), (Some(3), Some(3)));
+    assert_eq!(
+        (kafka::partitions(&input), kafka::partitions(&output)),
+        (Some(3), Some(3))
+    );
 }
 
 #[test]
@@ -138,7 +159,9 @@ fn check_connect_passes_where_everything_is_there() {
 fn a_broker_that_does_not_answer_is_an_error_that_names_it() {
     let topics = Topics::create("nobody");
     let pipeline = topics.pipeline(1).set(&["kafka", "bootstrap.servers"], "127.0.0.1:1");
-    Invocation::new(&["check", pipeline.write().to_str().unwrap(), "--connect"]).exits(1, PATIENCE).says("127.0.0.1:1");
+    Invocation::new(&["check", pipeline.write().to_str().unwrap(), "--connect"])
+        .exits(1, PATIENCE)
+        .says("127.0.0.1:1");
 }
 
 /// The names that the admin listener promises, in one place.
@@ -158,10 +181,14 @@ fn the_admin_listener_tells_what_goes_on() {
     let topics = Topics::create("admin");
     let pipeline = topics.pipeline(2);
     let mut host = Invocation::run(&pipeline.write()).start();
-    wait_for("/healthz to answer", PATIENCE, || matches!(admin::get(host.admin_port, "/healthz"), Some((200, _))).then_some(()));
+    wait_for("/healthz to answer", PATIENCE, || {
+        matches!(admin::get(host.admin_port, "/healthz"), Some((200, _))).then_some(())
+    });
     host.ready();
 
-    let records: Vec<Record> = (0..1_000).map(|index| Record::new(format!("{index}"), "value")).collect();
+    let records: Vec<Record> = (0..1_000)
+        .map(|index| Record::new(format!("{index}"), "value"))
+        .collect();
     kafka::produce(&topics.input, None, &records);
     kafka::read_at_least(&topics.output, records.len(), PATIENCE);
 

@@ -4,8 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod example;
 mod exactly_once;
+mod example;
 mod faults;
 mod lifecycle;
 mod noaa;

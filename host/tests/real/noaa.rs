@@ -18,10 +18,25 @@ const EMAIL: &str = "alerts@example.com";
 /// Runs `expected.py`; returns key and value of each line.
 fn expected(arguments: &[&str]) -> Vec<(String, String)> {
     let script = checkout("host/tests/data/noaa/expected.py");
-    let output = Command::new("python3").arg(&script).args(arguments).output().expect("python3 is installed");
-    assert!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("python3")
+        .arg(&script)
+        .args(arguments)
+        .output()
+        .expect("python3 is installed");
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        script.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| line.split_once('\t').map(|(key, value)| (key.to_owned(), value.to_owned())).unwrap()).collect()
+    text.lines()
+        .map(|line| {
+            line.split_once('\t')
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .unwrap()
+        })
+        .collect()
 }
 
 /// The topics of one test, and the pipeline between them.
@@ -40,14 +55,31 @@ impl Noaa {
         for topic in [&json, &arizona, &alerts, &letters] {
             kafka::create_topic(topic, partitions, &[]);
         }
-        Self { app, json, arizona, alerts }
+        Self {
+            app,
+            json,
+            arizona,
+            alerts,
+        }
     }
 
     fn pipeline(&self) -> Pipeline {
         let alert = json!({"station": STATION, "threshold_celsius": THRESHOLD.parse::<f64>().unwrap(), "email": EMAIL});
         Pipeline::new(&self.app)
-            .stage("az-filter", &guest("filter-station"), json!({"country": "US", "state": "AZ"}), &self.json, &self.arizona)
-            .stage("freeze-alert", &guest("detect-freeze"), alert, &self.arizona, &self.alerts)
+            .stage(
+                "az-filter",
+                &guest("filter-station"),
+                json!({"country": "US", "state": "AZ"}),
+                &self.json,
+                &self.arizona,
+            )
+            .stage(
+                "freeze-alert",
+                &guest("detect-freeze"),
+                alert,
+                &self.arizona,
+                &self.alerts,
+            )
     }
 
     fn dead_letters(&self) -> Vec<Placed> {
@@ -56,13 +88,24 @@ impl Noaa {
 }
 
 fn texts(records: &[Placed]) -> Vec<(String, String)> {
-    records.iter().map(|placed| (placed.record.key_text().to_owned(), placed.record.value_text().to_owned())).collect()
+    records
+        .iter()
+        .map(|placed| {
+            (
+                placed.record.key_text().to_owned(),
+                placed.record.value_text().to_owned(),
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn both_stages_send_what_the_script_computes() {
     let noaa = Noaa::create(1);
-    let input: Vec<Record> = expected(&["records"]).into_iter().map(|(key, value)| Record::new(key, value)).collect();
+    let input: Vec<Record> = expected(&["records"])
+        .into_iter()
+        .map(|(key, value)| Record::new(key, value))
+        .collect();
     assert_eq!(input.len(), 38_779);
     kafka::produce(&noaa.json, None, &input);
 
@@ -95,22 +138,38 @@ fn by_key(records: Vec<(String, String)>) -> BTreeMap<String, Vec<String>> {
 #[test]
 fn order_per_key_is_kept_over_partitions_workers_and_processes() {
     let noaa = Noaa::create(4);
-    let pipeline = noaa.pipeline().set(&["stages", "az-filter", "workers"], 3).set(&["stages", "freeze-alert", "workers"], 3);
+    let pipeline = noaa
+        .pipeline()
+        .set(&["stages", "az-filter", "workers"], 3)
+        .set(&["stages", "freeze-alert", "workers"], 3);
     let path = pipeline.write();
-    let mut hosts: Vec<_> =
-        ["a", "b"].iter().map(|instance| Invocation::run(&path).env("WASMILL_INSTANCE", instance).start()).collect();
+    let mut hosts: Vec<_> = ["a", "b"]
+        .iter()
+        .map(|instance| Invocation::run(&path).env("WASMILL_INSTANCE", instance).start())
+        .collect();
     hosts.iter_mut().for_each(|host| host.ready());
     // Four partitions over six workers, at most one each: with three workers a process, both have work.
     for stage in ["az-filter", "freeze-alert"] {
-        wait_for(&format!("the workers of {stage} to share the partitions"), PATIENCE, || {
-            let mut members = kafka::members(&format!("{}.{stage}", noaa.app))?;
-            members.sort_unstable();
-            (members == [0, 0, 1, 1, 1, 1]).then_some(())
-        });
+        wait_for(
+            &format!("the workers of {stage} to share the partitions"),
+            PATIENCE,
+            || {
+                let mut members = kafka::members(&format!("{}.{stage}", noaa.app))?;
+                members.sort_unstable();
+                (members == [0, 0, 1, 1, 1, 1]).then_some(())
+            },
+        );
     }
 
     let input = keyed_by_station(expected(&["records"]));
-    kafka::produce(&noaa.json, None, &input.into_iter().map(|(key, value)| Record::new(key, value)).collect::<Vec<_>>());
+    kafka::produce(
+        &noaa.json,
+        None,
+        &input
+            .into_iter()
+            .map(|(key, value)| Record::new(key, value))
+            .collect::<Vec<_>>(),
+    );
     kafka::read_at_least(&noaa.alerts, 31, PATIENCE);
     kafka::read_at_least(&noaa.arizona, 1_246, PATIENCE);
     for host in &mut hosts {

@@ -29,26 +29,48 @@ impl Route {
         kafka::create_topic(&input, 1, &[ANY_TIMESTAMP]);
         kafka::create_topic(&output, 1, output_settings);
         kafka::create_topic(&letters, 1, &[]);
-        Self { app, input, output, letters }
+        Self {
+            app,
+            input,
+            output,
+            letters,
+        }
     }
 
     /// Sends the records through `identity`. Returns what came out and what became a dead letter.
     fn run(&self, copy: bool, records: &[Record]) -> (Vec<Record>, Vec<Record>) {
         wire::produce(&self.input, 0, records);
-        let pipeline =
-            Pipeline::new(&self.app).stage("pass", &guest("identity"), json!({"copy": copy}), &self.input, &self.output);
+        let pipeline = Pipeline::new(&self.app).stage(
+            "pass",
+            &guest("identity"),
+            json!({"copy": copy}),
+            &self.input,
+            &self.output,
+        );
         Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE * 2);
-        let read = |topic| kafka::read_committed(topic).into_iter().map(|placed| placed.record).collect();
+        let read = |topic| {
+            kafka::read_committed(topic)
+                .into_iter()
+                .map(|placed| placed.record)
+                .collect()
+        };
         (read(&self.output), read(&self.letters))
     }
 }
 
 fn record(value: &str) -> Record {
-    Record { timestamp_ms: Some(1_500_000_000_000), ..Record::new("key", value) }
+    Record {
+        timestamp_ms: Some(1_500_000_000_000),
+        ..Record::new("key", value)
+    }
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![Just(Vec::new()), vec(any::<u8>(), 1..40), "[a-zé☃]{1,8}".prop_map(String::into_bytes)]
+    prop_oneof![
+        Just(Vec::new()),
+        vec(any::<u8>(), 1..40),
+        "[a-zé☃]{1,8}".prop_map(String::into_bytes)
+    ]
 }
 
 /// Without NUL: librdkafka hands out names that end there.
@@ -79,8 +101,14 @@ fn timestamp_ms() -> impl Strategy<Value = Option<i64>> {
 
 fn any_record() -> impl Strategy<Value = Record> {
     let headers = vec((header_name(), option::of(bytes())), 0..5);
-    (option::of(bytes()), option::of(bytes()), headers, timestamp_ms())
-        .prop_map(|(key, value, headers, timestamp_ms)| Record { key, value, headers, timestamp_ms })
+    (option::of(bytes()), option::of(bytes()), headers, timestamp_ms()).prop_map(
+        |(key, value, headers, timestamp_ms)| Record {
+            key,
+            value,
+            headers,
+            timestamp_ms,
+        },
+    )
 }
 
 fn any_records(seed: u64, count: usize) -> Vec<Record> {
@@ -99,9 +127,17 @@ fn assert_all_accounted_for(sent: &[Record], copy: bool) {
     let mut arrived = arrived.into_iter().peekable();
     let mut letters = letters.into_iter().peekable();
     for (offset, record) in sent.iter().enumerate() {
-        if letters.peek().is_some_and(|letter| letter.header("wasmill.offset") == Some(&offset.to_string())) {
+        if letters
+            .peek()
+            .is_some_and(|letter| letter.header("wasmill.offset") == Some(&offset.to_string()))
+        {
             let letter = letters.next().unwrap();
-            assert!(letter.header("wasmill.message").is_some_and(|reason| !reason.is_empty()), "{letter:?} gives no reason");
+            assert!(
+                letter
+                    .header("wasmill.message")
+                    .is_some_and(|reason| !reason.is_empty()),
+                "{letter:?} gives no reason"
+            );
             assert_eq!((&letter.key, &letter.value), (&record.key, &record.value));
             assert!(may_be_refused(record, copy), "{record:?} was refused: {letter:?}");
         } else {
@@ -137,7 +173,12 @@ fn null_and_empty_stay_different() {
     for key in &parts {
         for value in &parts {
             let headers = parts.iter().map(|part| (b"h".to_vec(), part.clone())).collect();
-            sent.push(Record { key: key.clone(), value: value.clone(), headers, timestamp_ms: Some(1_500_000_000_000) });
+            sent.push(Record {
+                key: key.clone(),
+                value: value.clone(),
+                headers,
+                timestamp_ms: Some(1_500_000_000_000),
+            });
         }
     }
     assert_all_accounted_for(&sent, false);
@@ -165,7 +206,13 @@ fn a_value_at_the_topics_limit_passes_and_one_byte_more_is_refused() {
         let limit = 10_000;
         let route = Route::create(&[("max.message.bytes", &limit.to_string())]);
         let [fits, over] = at_and_over_the_limit(limit);
-        let sent = [record("before"), fits.clone(), record("between"), over.clone(), record("after")];
+        let sent = [
+            record("before"),
+            fits.clone(),
+            record("between"),
+            over.clone(),
+            record("after"),
+        ];
         let (arrived, letters) = route.run(copy, &sent);
         assert_eq!(arrived, [record("before"), fits, record("between"), record("after")]);
         assert_eq!(letters.len(), 1);
@@ -182,12 +229,20 @@ fn a_value_beyond_the_producers_limit_is_refused() {
     for topic in [&input, &output, &letters] {
         kafka::create_topic(topic, 1, &[("max.message.bytes", "5000000")]);
     }
-    let large = Record { timestamp_ms: Some(1), ..Record::new("key", vec![b'x'; 3_000_000]) };
+    let large = Record {
+        timestamp_ms: Some(1),
+        ..Record::new("key", vec![b'x'; 3_000_000])
+    };
     wire::produce(&input, 0, &[record("before"), large, record("after")]);
     let pipeline = Pipeline::new(&app).stage("pass", &guest("identity"), json!({}), &input, &output);
     Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE * 2);
 
-    let read = |topic| kafka::read_committed(topic).into_iter().map(|placed| placed.record).collect::<Vec<_>>();
+    let read = |topic| {
+        kafka::read_committed(topic)
+            .into_iter()
+            .map(|placed| placed.record)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(read(&output), [record("before"), record("after")]);
     let letters = read(&letters);
     assert_eq!(letters.len(), 1);
@@ -197,7 +252,10 @@ fn a_value_beyond_the_producers_limit_is_refused() {
 #[test]
 fn a_null_key_for_a_compacted_topic_is_refused() {
     let route = Route::create(&[("cleanup.policy", "compact")]);
-    let null_key = Record { key: None, ..record("nobody's") };
+    let null_key = Record {
+        key: None,
+        ..record("nobody's")
+    };
     let (arrived, letters) = route.run(false, &[record("before"), null_key.clone(), record("after")]);
     assert_eq!(arrived, [record("before"), record("after")]);
     assert_eq!(letters.len(), 1);
@@ -209,7 +267,10 @@ fn a_null_key_for_a_compacted_topic_is_refused() {
 #[test]
 fn a_timestamp_far_ahead_is_refused_where_the_topic_refuses_it() {
     let route = Route::create(&[]);
-    let ahead = Record { timestamp_ms: Some(99_999_999_999_999), ..record("of the year 5138") };
+    let ahead = Record {
+        timestamp_ms: Some(99_999_999_999_999),
+        ..record("of the year 5138")
+    };
     let (arrived, letters) = route.run(false, &[record("before"), ahead.clone(), record("after")]);
     assert_eq!(arrived, [record("before"), record("after")]);
     assert_eq!(letters.len(), 1);
@@ -221,5 +282,10 @@ fn a_timestamp_far_ahead_is_refused_where_the_topic_refuses_it() {
 #[track_caller]
 fn assert_refused(letter: &Record) {
     assert_eq!(letter.header("wasmill.kind"), Some("refused"), "{letter:?}");
-    assert!(letter.header("wasmill.message").is_some_and(|reason| !reason.is_empty()), "{letter:?}");
+    assert!(
+        letter
+            .header("wasmill.message")
+            .is_some_and(|reason| !reason.is_empty()),
+        "{letter:?}"
+    );
 }

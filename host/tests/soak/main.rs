@@ -18,7 +18,12 @@ fn a_hundred_thousand_records_arrive_exactly_once_through_ten_minutes_of_kills()
             seed: rng::seed(),
             duration: Duration::from_secs(600),
             records_per_second: 200,
-            hazards: Hazards { kill: 0.02, unknown: 0.01, freeze: true, sabotage: None },
+            hazards: Hazards {
+                kill: 0.02,
+                unknown: 0.01,
+                freeze: true,
+                sabotage: None,
+            },
         },
     );
     report.assert_clean(&ALL_AIMS);

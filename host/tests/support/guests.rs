@@ -10,16 +10,32 @@ static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
 /// The component of a guest package of the workspace.
 pub(crate) fn guest(package: &str) -> PathBuf {
     let mut built = BUILT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    built.entry(package.to_owned()).or_insert_with(|| build(package)).clone()
+    built
+        .entry(package.to_owned())
+        .or_insert_with(|| build(package))
+        .clone()
 }
 
 fn build(package: &str) -> PathBuf {
     let output = Command::new(env!("CARGO"))
         .current_dir(super::checkout("."))
-        .args(["build", "--release", "--target", "wasm32-wasip2", "--message-format", "json", "--package", package])
+        .args([
+            "build",
+            "--release",
+            "--target",
+            "wasm32-wasip2",
+            "--message-format",
+            "json",
+            "--package",
+            package,
+        ])
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "building guest `{package}` failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "building guest `{package}` failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout)
         .unwrap()
         .lines()

@@ -29,7 +29,10 @@ impl Pipeline {
             "admin": {"listen": "127.0.0.1:${WASMILL_TEST_ADMIN_PORT}"},
             "stages": {},
         });
-        Self { folder: TempDir::new().unwrap(), text }
+        Self {
+            folder: TempDir::new().unwrap(),
+            text,
+        }
     }
 
     /// Sets a value by its keys, one inside the other; what is on the way is made.
@@ -65,7 +68,10 @@ pub(crate) struct Invocation {
 impl Invocation {
     /// `wasmill ARGUMENTS`.
     pub(crate) fn new(arguments: &[&str]) -> Self {
-        Self { arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(), environment: BTreeMap::new() }
+        Self {
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: BTreeMap::new(),
+        }
     }
 
     /// `wasmill run PIPELINE`.
@@ -97,7 +103,12 @@ impl Invocation {
             .stderr(output("stderr"))
             .spawn()
             .expect("the host starts");
-        Host { child, folder, admin_port, arguments: self.arguments }
+        Host {
+            child,
+            folder,
+            admin_port,
+            arguments: self.arguments,
+        }
     }
 
     /// Runs to the end and asserts its exit code; what it printed comes back.
@@ -173,7 +184,10 @@ impl Host {
 
     /// The shell's own `kill`, because not every system has the program.
     fn signal(&self, name: &str) {
-        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status().unwrap();
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
+            .status()
+            .unwrap();
         assert!(sent.success(), "kill -{name} {}", self.pid());
     }
 
@@ -192,21 +206,42 @@ impl Host {
 
     pub(crate) fn printed(&self) -> Printed {
         let read = |name| String::from_utf8_lossy(&fs::read(self.folder.path().join(name)).unwrap()).into_owned();
-        Printed { stdout: read("stdout"), stderr: read("stderr") }
+        Printed {
+            stdout: read("stdout"),
+            stderr: read("stderr"),
+        }
     }
 
     /// The end of what it wrote.
     pub(crate) fn tail(&self) -> String {
         let Printed { stdout, stderr } = self.printed();
-        let last = |text: &str| text.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-        format!("--- its standard output\n{}\n--- its standard error\n{}", last(&stdout), last(&stderr))
+        let last = |text: &str| {
+            text.lines()
+                .rev()
+                .take(60)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        format!(
+            "--- its standard output\n{}\n--- its standard error\n{}",
+            last(&stdout),
+            last(&stderr)
+        )
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("`wasmill {}`, process {}, at the end of the test:\n{}", self.arguments.join(" "), self.pid(), self.tail());
+            eprintln!(
+                "`wasmill {}`, process {}, at the end of the test:\n{}",
+                self.arguments.join(" "),
+                self.pid(),
+                self.tail()
+            );
         }
         self.kill();
     }

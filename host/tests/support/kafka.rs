@@ -38,7 +38,11 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
-        Self { key: Some(key.into()), value: Some(value.into()), ..Self::default() }
+        Self {
+            key: Some(key.into()),
+            value: Some(value.into()),
+            ..Self::default()
+        }
     }
 
     /// The last header of that name, as text. None: no such header, or its value is null.
@@ -130,16 +134,26 @@ pub(crate) fn create_topic(name: &str, partitions: i32, settings: &[(&str, &str)
     }
     let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
     let options = AdminOptions::new().operation_timeout(Some(REQUEST));
-    block_on(admin.create_topics([&topic], &options)).unwrap().remove(0).unwrap();
+    block_on(admin.create_topics([&topic], &options))
+        .unwrap()
+        .remove(0)
+        .unwrap();
     wait_for(&format!("topic {name} to have leaders"), PATIENCE, || {
         let metadata = admin.inner().fetch_metadata(Some(name), REQUEST).ok()?;
-        let ready = metadata.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
+        let ready = metadata.topics()[0]
+            .partitions()
+            .iter()
+            .filter(|partition| partition.leader() >= 0)
+            .count();
         (ready == partitions as usize).then_some(())
     });
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 /// The number of partitions, or none where there is no such topic.
@@ -154,7 +168,12 @@ pub(crate) fn partitions(topic: &str) -> Option<i32> {
 pub(crate) fn leader(topic: &str, partition: i32) -> (String, u16) {
     let consumer: BaseConsumer = config().create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), REQUEST).unwrap();
-    let leader = metadata.topics()[0].partitions().iter().find(|found| found.id() == partition).unwrap().leader();
+    let leader = metadata.topics()[0]
+        .partitions()
+        .iter()
+        .find(|found| found.id() == partition)
+        .unwrap()
+        .leader();
     let broker = metadata.brokers().iter().find(|broker| broker.id() == leader).unwrap();
     (broker.host().to_owned(), broker.port() as u16)
 }
@@ -192,7 +211,10 @@ impl Sender {
 
     fn with(settings: &[(&str, &str)]) -> Self {
         let mut config = config();
-        config.set("partitioner", "murmur2_random").set("linger.ms", "5").set("message.max.bytes", "10000000");
+        config
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "5")
+            .set("message.max.bytes", "10000000");
         for (setting, value) in settings {
             config.set(*setting, *value);
         }
@@ -204,7 +226,10 @@ impl Sender {
         let mut headers = OwnedHeaders::new();
         for (name, value) in &record.headers {
             let key = str::from_utf8(name).expect("librdkafka's wrapper takes UTF-8 names only; `wire` takes any");
-            headers = headers.insert(Header { key, value: value.as_ref() });
+            headers = headers.insert(Header {
+                key,
+                value: value.as_ref(),
+            });
         }
         loop {
             let mut message = BaseRecord::<[u8], [u8]>::to(topic).headers(headers.clone());
@@ -269,7 +294,12 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> BTreeMap<i32, i64> {
     let metadata = consumer.fetch_metadata(Some(topic), REQUEST).unwrap();
     let partitions = metadata.topics()[0].partitions().iter();
     partitions
-        .map(|partition| (partition.id(), consumer.fetch_watermarks(topic, partition.id(), REQUEST).unwrap().1))
+        .map(|partition| {
+            (
+                partition.id(),
+                consumer.fetch_watermarks(topic, partition.id(), REQUEST).unwrap().1,
+            )
+        })
         .collect()
 }
 
@@ -319,14 +349,19 @@ fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Vec<Placed> {
     let mut assignment = TopicPartitionList::new();
     let mut unfinished: BTreeSet<i32> = ends(consumer, topic).into_keys().collect();
     for partition in &unfinished {
-        assignment.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
+        assignment
+            .add_partition_offset(topic, *partition, Offset::Beginning)
+            .unwrap();
     }
     consumer.assign(&assignment).unwrap();
 
     let mut records = Vec::new();
     let start = Instant::now();
     while !unfinished.is_empty() {
-        assert!(start.elapsed() < PATIENCE, "no end of {topic} [{unfinished:?}] after {PATIENCE:?}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "no end of {topic} [{unfinished:?}] after {PATIENCE:?}"
+        );
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
             Some(Ok(message)) => records.push(placed(&message)),
@@ -361,7 +396,9 @@ fn placed(message: &BorrowedMessage<'_>) -> Placed {
 fn headers(message: &BorrowedMessage<'_>) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let mut list = ptr::null_mut();
     // SAFETY: the message outlives the call; librdkafka parses its headers and keeps them with the message.
-    if unsafe { rdkafka_sys::rd_kafka_message_headers(message.ptr(), &mut list) } != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+    if unsafe { rdkafka_sys::rd_kafka_message_headers(message.ptr(), &mut list) }
+        != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+    {
         return Vec::new();
     }
     // SAFETY: `list` was set by the call above and lives as long as the message.
@@ -383,7 +420,11 @@ fn headers(message: &BorrowedMessage<'_>) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
 
 /// The offsets that a group has committed, without partitions that have none.
 pub(crate) fn committed(group: &str, topic: &str) -> BTreeMap<i32, i64> {
-    let consumer: BaseConsumer = config().set("group.id", group).set("isolation.level", "read_committed").create().unwrap();
+    let consumer: BaseConsumer = config()
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .create()
+        .unwrap();
     let mut wanted = TopicPartitionList::new();
     for partition in 0..partitions(topic).expect("the topic exists") {
         wanted.add_partition(topic, partition);
@@ -404,7 +445,13 @@ pub(crate) fn members(group: &str) -> Option<Vec<usize>> {
     let consumer: BaseConsumer = config().create().unwrap();
     let list = consumer.fetch_group_list(Some(group), REQUEST).ok()?;
     let group = list.groups().first().filter(|group| group.state() == "Stable")?;
-    Some(group.members().iter().map(|member| assigned_partitions(member.assignment().unwrap_or_default())).collect())
+    Some(
+        group
+            .members()
+            .iter()
+            .map(|member| assigned_partitions(member.assignment().unwrap_or_default()))
+            .collect(),
+    )
 }
 
 /// Counts the partitions in the classic protocol's assignment: version, then topics, each with its partitions.
@@ -412,7 +459,8 @@ fn assigned_partitions(mut bytes: &[u8]) -> usize {
     let mut take = |count: usize| {
         let (head, tail) = mem::take(&mut bytes).split_at_checked(count).unwrap_or_default();
         bytes = tail;
-        head.iter().fold(0_usize, |number, byte| (number << 8) | usize::from(*byte))
+        head.iter()
+            .fold(0_usize, |number, byte| (number << 8) | usize::from(*byte))
     };
     take(2);
     let mut count = 0;

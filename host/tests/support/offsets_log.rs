@@ -14,7 +14,10 @@ pub(crate) struct Commit {
 
 /// The commits of a group, oldest first, without those of aborted transactions.
 pub(crate) fn commits(group: &str) -> Vec<Commit> {
-    kafka::read_committed("__consumer_offsets").iter().filter_map(|placed| commit(placed, group)).collect()
+    kafka::read_committed("__consumer_offsets")
+        .iter()
+        .filter_map(|placed| commit(placed, group))
+        .collect()
 }
 
 fn commit(placed: &Placed, group: &str) -> Option<Commit> {
@@ -27,7 +30,11 @@ fn commit(placed: &Placed, group: &str) -> Option<Commit> {
     // No value: the offset expired or was deleted.
     let mut value = Fields(placed.record.value.as_deref()?);
     value.i16()?;
-    Some(Commit { topic, partition, offset: value.i64()? })
+    Some(Commit {
+        topic,
+        partition,
+        offset: value.i64()?,
+    })
 }
 
 /// Kafka's encoding: big-endian numbers, strings after their length.

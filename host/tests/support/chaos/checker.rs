@@ -15,7 +15,11 @@ pub(crate) struct Numbered {
 
 impl fmt::Display for Numbered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "key {} number {} partition {} number {}", self.key, self.of_key, self.partition, self.of_partition)
+        write!(
+            f,
+            "key {} number {} partition {} number {}",
+            self.key, self.of_key, self.partition, self.of_partition
+        )
     }
 }
 
@@ -23,7 +27,17 @@ impl Numbered {
     /// Reads what `Display` wrote. None: any other text.
     fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split(' ').collect();
-        let ["key", key, "number", of_key, "partition", partition, "number", of_partition] = words[..] else {
+        let [
+            "key",
+            key,
+            "number",
+            of_key,
+            "partition",
+            partition,
+            "number",
+            of_partition,
+        ] = words[..]
+        else {
             return None;
         };
         Some(Self {
@@ -60,7 +74,11 @@ pub(crate) enum Violation {
     KeyOutOfOrder(Numbered),
     /// Came after a later record of the same input partition, in the same output partition.
     PartitionOutOfOrder(Numbered),
-    OffsetWentBack { partition: i32, from: i64, to: i64 },
+    OffsetWentBack {
+        partition: i32,
+        from: i64,
+        to: i64,
+    },
 }
 
 /// Finds all violations. `seen` is ordered within each of its partitions, `committed` by time.
@@ -85,7 +103,10 @@ pub(crate) fn check(sent: &[Numbered], seen: &[Seen], committed: &[Committed]) -
         if raise(last_of_key.entry(record.key).or_default(), record.of_key) {
             violations.push(Violation::KeyOutOfOrder(record));
         }
-        if raise(last_of_partition.entry((*partition, record.partition)).or_default(), record.of_partition) {
+        if raise(
+            last_of_partition.entry((*partition, record.partition)).or_default(),
+            record.of_partition,
+        ) {
             violations.push(Violation::PartitionOutOfOrder(record));
         }
     }
@@ -113,7 +134,11 @@ fn steps_back(committed: &[Committed]) -> Vec<Violation> {
     for &Committed { partition, offset } in committed {
         let before = last.insert(partition, offset);
         if let Some(from) = before.filter(|before| *before > offset) {
-            violations.push(Violation::OffsetWentBack { partition, from, to: offset });
+            violations.push(Violation::OffsetWentBack {
+                partition,
+                from,
+                to: offset,
+            });
         }
     }
     violations
@@ -128,12 +153,23 @@ mod tests {
         [(1, 0), (2, 0), (1, 1), (2, 1)]
             .iter()
             .zip(0..)
-            .map(|(&(key, of_key), of_partition)| Numbered { key, of_key, partition: 0, of_partition })
+            .map(|(&(key, of_key), of_partition)| Numbered {
+                key,
+                of_key,
+                partition: 0,
+                of_partition,
+            })
             .collect()
     }
 
     fn seen(order: &[usize]) -> Vec<Seen> {
-        order.iter().map(|&index| Seen { partition: 0, text: sent()[index].to_string() }).collect()
+        order
+            .iter()
+            .map(|&index| Seen {
+                partition: 0,
+                text: sent()[index].to_string(),
+            })
+            .collect()
     }
 
     fn verdict(order: &[usize]) -> Vec<Violation> {
@@ -159,7 +195,10 @@ mod tests {
     #[test]
     fn a_record_behind_a_later_one_of_its_key_is_found() {
         let late = sent()[0];
-        assert_eq!(verdict(&[1, 2, 0, 3]), [Violation::KeyOutOfOrder(late), Violation::PartitionOutOfOrder(late)]);
+        assert_eq!(
+            verdict(&[1, 2, 0, 3]),
+            [Violation::KeyOutOfOrder(late), Violation::PartitionOutOfOrder(late)]
+        );
     }
 
     #[test]
@@ -179,7 +218,10 @@ mod tests {
     fn a_record_that_nobody_sent_is_found() {
         for text in ["aborted by its sender", "key 7 number 0 partition 0 number 0"] {
             let mut seen = seen(&[0, 1, 2, 3]);
-            seen.push(Seen { partition: 0, text: text.to_owned() });
+            seen.push(Seen {
+                partition: 0,
+                text: text.to_owned(),
+            });
             assert_eq!(check(&sent(), &seen, &[]), [Violation::Foreign(text.to_owned())]);
         }
     }
@@ -187,7 +229,11 @@ mod tests {
     #[test]
     fn a_committed_offset_that_went_back_is_found() {
         let committed = [(0, 5), (1, 9), (0, 4), (0, 6)].map(|(partition, offset)| Committed { partition, offset });
-        let back = Violation::OffsetWentBack { partition: 0, from: 5, to: 4 };
+        let back = Violation::OffsetWentBack {
+            partition: 0,
+            from: 5,
+            to: 4,
+        };
         assert_eq!(check(&[], &[], &committed), [back]);
     }
 }

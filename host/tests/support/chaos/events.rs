@@ -25,7 +25,11 @@ pub(crate) struct EventLog {
 impl EventLog {
     pub(crate) fn new(path: PathBuf) -> Self {
         File::create(&path).unwrap();
-        Self { path, bytes_read: 0, events: Vec::new() }
+        Self {
+            path,
+            bytes_read: 0,
+            events: Vec::new(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -53,15 +57,25 @@ impl EventLog {
 }
 
 fn in_transaction(events: &[Event], pid: u32) -> bool {
-    let mut own = events.iter().rev().filter(|event| event.pid == pid).map(|event| event.name.as_str());
+    let mut own = events
+        .iter()
+        .rev()
+        .filter(|event| event.pid == pid)
+        .map(|event| event.name.as_str());
     own.find(|name| matches!(*name, "begin" | "commit" | "abort" | "fenced" | "unknown")) == Some("begin")
 }
 
 fn parse(line: &str) -> Event {
     let mut words = line.splitn(3, ' ');
     let mut word = || words.next().unwrap_or_default().to_owned();
-    let pid = word().parse().unwrap_or_else(|_| panic!("an event begins with the process's id: `{line}`"));
-    Event { pid, name: word(), detail: word() }
+    let pid = word()
+        .parse()
+        .unwrap_or_else(|_| panic!("an event begins with the process's id: `{line}`"));
+    Event {
+        pid,
+        name: word(),
+        detail: word(),
+    }
 }
 
 /// How often each thing happened; `killed` are the processes that were killed, from outside or by themselves.
@@ -70,7 +84,10 @@ pub(crate) fn count(events: &[Event], killed: &BTreeSet<u32>) -> BTreeMap<String
     for event in events {
         let name = match event.name.as_str() {
             "kill" => format!("killed {}", event.detail),
-            "unknown" => format!("unknown outcome, {}", event.detail.split(' ').next().unwrap_or_default()),
+            "unknown" => format!(
+                "unknown outcome, {}",
+                event.detail.split(' ').next().unwrap_or_default()
+            ),
             other => other.to_owned(),
         };
         *counts.entry(name).or_default() += 1;
@@ -92,7 +109,16 @@ mod tests {
 
     #[test]
     fn kills_count_as_inside_a_transaction_while_one_is_open() {
-        let events = events(&["1 begin", "2 begin", "2 commit", "3 begin", "3 commit", "3 begin", "3 kill after-produce", "4 begin"]);
+        let events = events(&[
+            "1 begin",
+            "2 begin",
+            "2 commit",
+            "3 begin",
+            "3 commit",
+            "3 begin",
+            "3 kill after-produce",
+            "4 begin",
+        ]);
         let counts = count(&events, &BTreeSet::from([1, 2, 3]));
         assert_eq!(counts["killed inside an open transaction"], 2);
         assert_eq!(counts["killed after-produce"], 1);
@@ -101,7 +127,16 @@ mod tests {
 
     #[test]
     fn unknown_outcomes_count_by_what_was_found_out() {
-        let counts = count(&events(&["1 begin", "1 unknown discarded", "1 unknown committed 17"]), &BTreeSet::new());
-        assert_eq!((counts["unknown outcome, discarded"], counts["unknown outcome, committed"]), (1, 1));
+        let counts = count(
+            &events(&["1 begin", "1 unknown discarded", "1 unknown committed 17"]),
+            &BTreeSet::new(),
+        );
+        assert_eq!(
+            (
+                counts["unknown outcome, discarded"],
+                counts["unknown outcome, committed"]
+            ),
+            (1, 1)
+        );
     }
 }

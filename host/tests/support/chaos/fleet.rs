@@ -17,8 +17,13 @@ use crate::support::wait_for;
 const SLOTS: usize = 4;
 
 /// The points at which a host kills itself, each in turn for one process, and one process that does not.
-const POINTS: [Option<&str>; 5] =
-    [Some("after-produce"), Some("after-offsets-sent"), Some("during-commit"), Some("after-commit"), None];
+const POINTS: [Option<&str>; 5] = [
+    Some("after-produce"),
+    Some("after-offsets-sent"),
+    Some("during-commit"),
+    Some("after-commit"),
+    None,
+];
 
 /// Longer than the session (6 s) and than an even slot's transaction timeout.
 const FREEZE: Duration = Duration::from_secs(9);
@@ -111,9 +116,15 @@ impl Fleet {
     }
 
     fn start(&mut self, number: usize) {
-        let point = POINTS[self.starts % POINTS.len()].map(|point| format!("{point}={},", self.hazards.kill)).unwrap_or_default();
+        let point = POINTS[self.starts % POINTS.len()]
+            .map(|point| format!("{point}={},", self.hazards.kill))
+            .unwrap_or_default();
         let chaos = format!("{point}commit-unknown={}", self.hazards.unknown);
-        let workers = if number.is_multiple_of(2) { 1 + self.rng.below(3) } else { 1 + number % 3 };
+        let workers = if number.is_multiple_of(2) {
+            1 + self.rng.below(3)
+        } else {
+            1 + number % 3
+        };
         let path = self.write_pipeline(number, workers);
         let mut invocation = Invocation::run(&path)
             .env("WASMILL_INSTANCE", &format!("slot-{number}"))
@@ -131,7 +142,10 @@ impl Fleet {
 
     fn write_pipeline(&mut self, number: usize, workers: usize) -> PathBuf {
         let timeout_ms = if number.is_multiple_of(2) { 5_000 } else { 20_000 };
-        let pipeline = self.topics.pipeline(workers).set(&["kafka", "transaction.timeout.ms"], timeout_ms);
+        let pipeline = self
+            .topics
+            .pipeline(workers)
+            .set(&["kafka", "transaction.timeout.ms"], timeout_ms);
         self.slots[number].pipeline.insert(pipeline).write()
     }
 
@@ -144,7 +158,10 @@ impl Fleet {
         if was_killed(status) {
             self.killed.insert(pid);
         } else if !(slot.leaving && status.success()) {
-            self.tally.fell.push(format!("process {pid} of slot {number} ended by itself: {status}\n{}", host.tail()));
+            self.tally.fell.push(format!(
+                "process {pid} of slot {number} ended by itself: {status}\n{}",
+                host.tail()
+            ));
         }
         slot.host = None;
         slot.frozen_since = None;
@@ -165,7 +182,8 @@ impl Fleet {
         if self.round.is_empty() {
             self.round = vec![Action::Kill, Action::Kill, Action::Remove];
             if self.hazards.freeze {
-                self.round.extend([Action::Freeze { parity: 0 }, Action::Freeze { parity: 1 }]);
+                self.round
+                    .extend([Action::Freeze { parity: 0 }, Action::Freeze { parity: 1 }]);
             }
             self.rng.shuffle(&mut self.round);
         }
@@ -192,18 +210,24 @@ impl Fleet {
     fn apply(&mut self, action: Action, number: usize) -> bool {
         match action {
             Action::Kill => {
-                let Some(host) = self.slots[number].host.as_mut() else { return false };
+                let Some(host) = self.slots[number].host.as_mut() else {
+                    return false;
+                };
                 host.kill();
                 self.tally.killed_from_outside += 1;
             }
             Action::Remove => {
-                let Some(host) = self.slots[number].host.as_ref() else { return false };
+                let Some(host) = self.slots[number].host.as_ref() else {
+                    return false;
+                };
                 host.terminate();
                 self.slots[number].leaving = true;
                 self.tally.removed += 1;
             }
             Action::Freeze { .. } => {
-                let Some(host) = self.slots[number].host.as_ref() else { return false };
+                let Some(host) = self.slots[number].host.as_ref() else {
+                    return false;
+                };
                 if !freeze_in_transaction(host, &mut self.log, Duration::from_secs(1)) {
                     return false;
                 }
@@ -226,10 +250,14 @@ impl Fleet {
             }
         }
         for number in 0..SLOTS {
-            wait_for(&format!("slot {number} to end after SIGTERM"), Duration::from_secs(60), || {
-                self.reap(number);
-                self.slots[number].host.is_none().then_some(())
-            });
+            wait_for(
+                &format!("slot {number} to end after SIGTERM"),
+                Duration::from_secs(60),
+                || {
+                    self.reap(number);
+                    self.slots[number].host.is_none().then_some(())
+                },
+            );
         }
         (self.log, self.killed, self.tally)
     }

@@ -91,7 +91,11 @@ impl Topics {
         let pipeline = self.pipeline(3);
         let path = pipeline.write();
         let hosts: Vec<_> = (0..2)
-            .map(|slot| Invocation::catch_up(&path).env("WASMILL_INSTANCE", &format!("slot-{slot}")).start())
+            .map(|slot| {
+                Invocation::catch_up(&path)
+                    .env("WASMILL_INSTANCE", &format!("slot-{slot}"))
+                    .start()
+            })
             .collect();
         for mut host in hosts {
             host.exits(0, Duration::from_secs(180));
@@ -102,12 +106,18 @@ impl Topics {
     pub(crate) fn verdict(&self, sent: &[checker::Numbered]) -> Vec<Violation> {
         let seen: Vec<Seen> = kafka::read_committed(&self.output)
             .into_iter()
-            .map(|placed| Seen { partition: placed.partition, text: placed.record.value_text().to_owned() })
+            .map(|placed| Seen {
+                partition: placed.partition,
+                text: placed.record.value_text().to_owned(),
+            })
             .collect();
         let committed: Vec<Committed> = offsets_log::commits(&self.group())
             .into_iter()
             .filter(|commit| commit.topic == self.input)
-            .map(|commit| Committed { partition: commit.partition, offset: commit.offset })
+            .map(|commit| Committed {
+                partition: commit.partition,
+                offset: commit.offset,
+            })
             .collect();
         checker::check(sent, &seen, &committed)
     }
@@ -138,7 +148,12 @@ pub(crate) fn run(name: &str, plan: &Plan) -> Report {
     counts.insert("frozen".to_owned(), tally.frozen);
     counts.insert("removed".to_owned(), tally.removed);
     counts.insert("transactions aborted by other senders".to_owned(), aborted_by_others);
-    let report = Report { sent: sent.len(), counts, fell: tally.fell, violations: topics.verdict(&sent) };
+    let report = Report {
+        sent: sent.len(),
+        counts,
+        fell: tally.fell,
+        violations: topics.verdict(&sent),
+    };
     report.print(name, plan.seed, start.elapsed());
     report
 }
@@ -161,11 +176,23 @@ impl Report {
     /// Fails unless exactly once held, under all that it was meant to hold under.
     #[track_caller]
     pub(crate) fn assert_clean(&self, aims: &[&str]) {
-        assert!(self.fell.is_empty(), "{} processes ended by themselves; the first:\n{}", self.fell.len(), self.fell[0]);
+        assert!(
+            self.fell.is_empty(),
+            "{} processes ended by themselves; the first:\n{}",
+            self.fell.len(),
+            self.fell[0]
+        );
         let first: Vec<_> = self.violations.iter().take(20).collect();
-        assert!(first.is_empty(), "{} violations, of which the first are {first:#?}", self.violations.len());
+        assert!(
+            first.is_empty(),
+            "{} violations, of which the first are {first:#?}",
+            self.violations.len()
+        );
         for aim in aims {
-            assert!(self.counts.get(*aim).is_some_and(|count| *count > 0), "never happened: {aim}");
+            assert!(
+                self.counts.get(*aim).is_some_and(|count| *count > 0),
+                "never happened: {aim}"
+            );
         }
     }
 }

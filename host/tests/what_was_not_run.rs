@@ -1,0 +1,2 @@
+//! Says which suites the test command did not run.
+fn main() {}
