@@ -102,7 +102,76 @@ fn same(left: &[u8], right: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::kafka::consumer::TopicPartition;
+    use crate::kafka::lag::Lag;
+    use crate::status::{PluginReport, StageStatus};
+
+    fn stage(name: &str) -> Arc<StageStatus> {
+        let plugin = PluginReport {
+            name: "filter-station".to_owned(),
+            version: "0.1.0".to_owned(),
+            digest: "ab".repeat(32),
+            file: "plugins/filter-station.wasm".to_owned(),
+        };
+        StageStatus::new(name, &format!("noaa.{name}"), plugin, 2)
+    }
+
+    /// Three stages: one runs, one has not begun, one has stopped.
+    fn stages() -> Vec<Arc<StageStatus>> {
+        let [running, starting, stopped] = ["az-filter", "freeze-alert", "archive"].map(stage);
+        for (worker, partitions) in [(0, vec![2, 0]), (1, vec![1])] {
+            let topic = "noaa-json".to_owned();
+            let assigned = partitions.into_iter().map(|partition| TopicPartition {
+                topic: topic.clone(),
+                partition,
+            });
+            running.worker(worker).subscribed();
+            running.worker(worker).assigned(&assigned.collect::<Vec<_>>());
+        }
+        let lag = |partition, committed| Lag {
+            topic: "noaa-json".to_owned(),
+            partition,
+            committed,
+            low: 5,
+            end: 20,
+        };
+        running.set_lag(vec![lag(0, Some(18)), lag(1, None)]);
+        stopped.worker(0).ended();
+        stopped.failed("topic `archive`: the rights to write it are missing");
+        stopped.failed("a later error, which does not hide the first");
+        vec![running, starting, stopped]
+    }
+
+    fn listener(stages: Vec<Arc<StageStatus>>, token: Option<&str>) -> Router {
+        let status = PipelineStatus {
+            app: "noaa".to_owned(),
+            instance: "i-1".to_owned(),
+            stages,
+        };
+        router(Metrics::new(), Arc::new(status), token.map(Secret::new))
+    }
+
+    /// The answer to a GET: status, media type, body.
+    async fn get(router: &Router, path: &str, authorization: Option<&str>) -> (u16, String, String) {
+        let mut request = Request::builder().uri(path);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let answer = router
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let kind = answer.headers().get(header::CONTENT_TYPE);
+        let kind = kind.map_or("", |kind| kind.to_str().unwrap()).to_owned();
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        (status, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
 
     #[test]
     fn only_the_whole_token_is_the_token() {
@@ -110,5 +179,91 @@ mod tests {
         for wrong in [&b""[..], b"secre", b"secreT", b"secrets"] {
             assert!(!same(wrong, b"secret"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_is_healthy_whatever_its_stages_do() {
+        let (status, _, body) = get(&listener(stages(), None), "/healthz", None).await;
+        assert_eq!((status, body.as_str()), (200, "ok\n"));
+    }
+
+    #[tokio::test]
+    async fn a_process_is_ready_when_every_worker_is_in_its_group() {
+        let one = stage("one");
+        let router = listener(vec![Arc::clone(&one)], None);
+        one.worker(0).subscribed();
+        assert_eq!(get(&router, "/readyz", None).await.0, 503);
+        one.worker(1).subscribed();
+        let (status, _, body) = get(&router, "/readyz", None).await;
+        assert_eq!((status, body.as_str()), (200, "ready\n"));
+        one.worker(0).ended();
+        assert_eq!(get(&router, "/readyz", None).await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ready_is_told_line_by_line() {
+        let (status, _, body) = get(&listener(stages(), None), "/readyz", None).await;
+        assert_eq!(status, 503);
+        insta::assert_snapshot!(body, @r"
+        stage `freeze-alert` is starting or ending
+        stage `archive` has stopped: topic `archive`: the rights to write it are missing
+        ");
+    }
+
+    #[tokio::test]
+    async fn the_status_tells_of_every_stage() {
+        let (status, kind, body) = get(&listener(stages(), None), "/status", None).await;
+        assert_eq!((status, kind.as_str()), (200, "application/json"));
+        let mut body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["version"].take(), env!("CARGO_PKG_VERSION"));
+        let body = serde_json::to_string_pretty(&body).unwrap();
+        insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(body) });
+    }
+
+    #[tokio::test]
+    async fn every_metric_has_its_name_its_type_and_its_words() {
+        let metrics = Metrics::new();
+        let stage = metrics.stage("s");
+        stage.transaction("committed");
+        stage.rebalance("assigned");
+        stage.output("t").0.inc();
+        stage.set_lag("t", 0, 1);
+        let plugin = stage.plugin("p");
+        plugin.add("counter", 1);
+        plugin.set("gauge", 1.0);
+        plugin.observe("histogram", 1.0);
+        let status = PipelineStatus {
+            app: "noaa".to_owned(),
+            instance: "i-1".to_owned(),
+            stages: Vec::new(),
+        };
+        let (status, kind, body) = get(&router(metrics, Arc::new(status), None), "/metrics", None).await;
+        assert_eq!((status, kind.as_str()), (200, OPENMETRICS));
+        assert!(body.ends_with("# EOF\n"));
+        let names: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("# ")).collect();
+        insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(names.join("\n")) });
+    }
+
+    #[tokio::test]
+    async fn a_token_guards_what_tells_something_and_not_the_probes() {
+        let router = listener(vec![], Some("s3cret"));
+        for path in ["/metrics", "/status"] {
+            for wrong in [
+                None,
+                Some("Bearer s3cre"),
+                Some("Bearer "),
+                Some("s3cret"),
+                Some("Basic s3cret"),
+            ] {
+                let (status, _, body) = get(&router, path, wrong).await;
+                assert_eq!(status, 401, "{path} {wrong:?}");
+                assert_eq!(body, "send the token of `admin: token` as `Authorization: Bearer`\n");
+            }
+            assert_eq!(get(&router, path, Some("Bearer s3cret")).await.0, 200, "{path}");
+        }
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(get(&router, path, None).await.0, 200, "{path}");
+        }
+        assert_eq!(get(&router, "/nothing", Some("Bearer s3cret")).await.0, 404);
     }
 }

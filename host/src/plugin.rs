@@ -9,6 +9,9 @@ pub(crate) mod imports;
 pub(crate) mod instance;
 pub(crate) mod runtime;
 
+#[cfg(test)]
+mod tests;
+
 /// The contract as generated from `wit/`.
 pub(crate) mod contract {
     #![allow(missing_docs, reason = "generated; the WIT has the prose")]

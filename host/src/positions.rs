@@ -62,13 +62,15 @@ impl<K: Clone + Eq + Hash> Positions<K> {
         }
     }
 
-    /// Nothing is left before `offset`: what lies between is control records and gaps.
-    pub(crate) fn reached_end(&mut self, partition: &K, offset: i64) {
-        if let Some(known) = self.partitions.get_mut(partition)
-            && offset > known.expected
-        {
-            known.expected = offset;
-            known.settle();
+    /// Nothing is left before `offset`: what lies between is control records. True: the position has moved.
+    pub(crate) fn passed(&mut self, partition: &K, offset: i64) -> bool {
+        match self.partitions.get_mut(partition) {
+            Some(known) if offset > known.expected => {
+                known.expected = offset;
+                known.settle();
+                true
+            }
+            _ => false,
         }
     }
 
@@ -152,10 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_partition_carries_the_position_over_control_records() {
+    fn control_records_are_passed_once_all_before_them_is_done() {
         let mut positions = at(0);
         assert!(positions.arrived(&0, 0));
-        positions.reached_end(&0, 2);
+        positions.passed(&0, 2);
         assert_eq!(positions.to_commit(), []);
         positions.finished(&0, 0);
         assert_eq!(positions.to_commit(), [(0, 2)]);
@@ -202,7 +204,7 @@ mod tests {
                     }
                     _ => {
                         next += gap;
-                        positions.reached_end(&0, next);
+                        positions.passed(&0, next);
                     }
                 }
                 let position = positions.done(&0).unwrap();

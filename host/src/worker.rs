@@ -16,7 +16,6 @@ use crate::chaos::{self, Sabotage};
 use crate::config::Start;
 use crate::dead_letter::{self, Culprit, Origin};
 use crate::fault::{Fault, Kind};
-use crate::kafka::Code;
 use crate::kafka::consumer::{Committed, Consumer, Event, TopicPartition};
 use crate::kafka::ffi::Message;
 use crate::metrics::{PluginMetrics, StageMetrics};
@@ -38,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A transaction is committed when it holds this much, however young it is: it bounds memory and what a failure repeats.
 const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 const TRANSACTION_RECORDS_MAX: usize = 200_000;
+/// A position that the brokers say does not exist this often, with nothing read in between, will not come to exist.
+const UNREADABLE_MAX: u32 = 50;
 /// Losing the transactional id this often in a row, without a commit in between, is no accident.
 const FENCED_MAX: u32 = 5;
 
@@ -105,6 +106,8 @@ pub(crate) struct Worker {
     /// Since when something is done that is not committed.
     dirty_since: Option<Instant>,
     fenced: u32,
+    /// Reading errors of partitions since the last record that arrived.
+    unreadable: u32,
 }
 
 impl Worker {
@@ -138,6 +141,7 @@ impl Worker {
             last_output: None,
             dirty_since: None,
             fenced: 0,
+            unreadable: 0,
             task,
         })
     }
@@ -266,21 +270,25 @@ impl Worker {
     fn start_of(&self, partition: &TopicPartition, committed: &Committed) -> Result<i64> {
         let (low, end) = self.consumer.watermarks(partition)?;
         if let Some(offset) = committed.offset {
-            if offset < low {
-                tracing::error!(
-                    stage = self.task.stage,
-                    topic = partition.topic,
-                    partition = partition.partition,
-                    lost = low - offset,
-                    "records were deleted by retention before this stage read them; going on with the oldest that is left"
-                );
-            }
+            self.tell_lost(partition, offset, low);
             return Ok(offset.max(low));
         }
         match self.task.start {
             Start::Earliest => Ok(low),
             Start::Latest => Ok(end),
             Start::TimestampMs(timestamp_ms) => Ok(self.consumer.offset_at(partition, timestamp_ms)?.unwrap_or(end)),
+        }
+    }
+
+    fn tell_lost(&self, partition: &TopicPartition, from: i64, low: i64) {
+        if from < low {
+            tracing::error!(
+                stage = self.task.stage,
+                topic = partition.topic,
+                partition = partition.partition,
+                lost = low - from,
+                "records were deleted by retention before this stage read them; going on with the oldest that is left"
+            );
         }
     }
 
@@ -333,12 +341,15 @@ impl Worker {
         let until = [self.batcher.due(), self.commit_due()].into_iter().flatten().min();
         let wait = until.map_or(POLL, |until| until.saturating_duration_since(now).min(POLL));
         let mut read = std::mem::take(&mut self.read);
-        self.consumer.read(&mut read, self.task.bounds.records_max, wait);
+        let arrived = self.consumer.read(&mut read, self.task.bounds.records_max, wait);
         let now = Instant::now();
         for message in read.drain(..) {
             self.arrived(message, now);
         }
         self.read = read;
+        if arrived == 0 && !self.out_of_sync {
+            self.pass_control_records();
+        }
         if let Some((slot, messages)) = self.batcher.next(now) {
             self.work = Some((slot, Work::new(messages)));
         }
@@ -354,19 +365,27 @@ impl Worker {
         };
         match message.error() {
             None => {
+                self.unreadable = 0;
                 if self.assignment.positions.arrived(&slot, message.offset()) {
                     let bytes = pack::bytes_of(&message);
                     self.batcher.push(slot, message, bytes, now);
                 }
             }
-            Some(Code::PartitionEOF) => {
-                self.assignment.positions.reached_end(&slot, message.offset());
-                self.mark_dirty();
-            }
             Some(code) => {
                 let text = message.value().map(String::from_utf8_lossy).unwrap_or_default();
                 tracing::warn!(stage = self.task.stage, %code, %text, "a partition cannot be read, trying again from the committed offset");
                 self.out_of_sync = true;
+                self.unreadable += 1;
+            }
+        }
+    }
+
+    /// Moves positions over control records, which are never handed out: a topic that is written in transactions ends with one.
+    fn pass_control_records(&mut self) {
+        for (partition, offset) in self.consumer.positions() {
+            let slot = self.assignment.slot(&partition);
+            if slot.is_some_and(|slot| self.assignment.positions.passed(&slot, offset)) {
+                self.mark_dirty();
             }
         }
     }
@@ -762,6 +781,11 @@ impl Worker {
         if !self.out_of_sync {
             return Ok(true);
         }
+        if self.unreadable > UNREADABLE_MAX {
+            bail!(
+                "a committed offset is beyond the end of its partition: was the topic deleted and made again, or truncated? Stop the stage, reset the group's offsets, and start again"
+            );
+        }
         if !self.sink_is_ready()? {
             return Ok(false);
         }
@@ -795,6 +819,7 @@ impl Worker {
         for (partition, committed) in partitions.into_iter().zip(&committed) {
             if let Some(from) = self.assignment.rewind(&partition, committed) {
                 let (low, _) = self.consumer.watermarks(&partition)?;
+                self.tell_lost(&partition, from, low);
                 positions.push((partition, from.max(low)));
             }
         }

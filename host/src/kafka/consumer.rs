@@ -219,12 +219,51 @@ impl Consumer {
         }
         let list = list_of(positions.iter().map(|(partition, offset)| (partition, *offset)))?;
         let answered = self.consumer.seek_partitions(list, REQUEST_TIMEOUT).context("seek")?;
-        for element in answered.elements() {
-            element
-                .error()
-                .with_context(|| format!("seek {} partition {}", element.topic(), element.partition()))?;
+        let mut stopped = Vec::new();
+        for (partition, offset) in positions {
+            let element = answered.find_partition(&partition.topic, partition.partition);
+            match element.map_or(Ok(()), |element| element.error()) {
+                Ok(()) => {}
+                // Fetching has stopped, because the last position does not exist; only a new assignment starts it again.
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {
+                    stopped.push((partition.clone(), *offset));
+                }
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("seek {} partition {}", partition.topic, partition.partition));
+                }
+            }
         }
-        Ok(())
+        if stopped.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<TopicPartition> = stopped.iter().map(|(partition, _)| partition.clone()).collect();
+        if self.cooperative() {
+            self.unassign(&partitions)?;
+            self.assign(&stopped)
+        } else {
+            self.assign(positions)
+        }
+    }
+
+    /// Where the client stands: behind the last message that was read and the control records after it. Asks nobody.
+    pub(crate) fn positions(&self) -> Vec<(TopicPartition, i64)> {
+        let Ok(list) = self.consumer.position() else {
+            return Vec::new();
+        };
+        list.elements()
+            .iter()
+            .filter_map(|element| match element.offset() {
+                Offset::Offset(offset) => Some((
+                    TopicPartition {
+                        topic: element.topic().to_owned(),
+                        partition: element.partition(),
+                    },
+                    offset,
+                )),
+                _ => None,
+            })
+            .collect()
     }
 
     /// What the group has committed; waits for open transactions that hold offsets of these partitions to end.

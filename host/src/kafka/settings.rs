@@ -20,7 +20,9 @@ pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConf
         // A position that the topic does not have is never silently replaced; the worker decides.
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
-        .set("enable.partition.eof", "true")
+        // An end-of-partition event would move the client's own position one record too far (librdkafka before 2.13.2), and a
+        // rebalance resumes there: the next record would be skipped.
+        .set("enable.partition.eof", "false")
         .set("partition.assignment.strategy", assignor)
         // Otherwise a partition whose queue was full is not fetched for a second.
         .set("fetch.queue.backoff.ms", "10")
@@ -30,7 +32,8 @@ pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConf
     for (name, value) in kafka.for_consumer() {
         config.set(name, value);
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // Debug lines come only where the pipeline sets `debug`.
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config
 }
 
@@ -64,7 +67,8 @@ pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>) -> ClientC
             config.set(name, value);
         }
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // Debug lines come only where the pipeline sets `debug`.
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config
 }
 
@@ -81,7 +85,8 @@ pub(crate) fn observer(kafka: &Kafka, group: Option<&str>) -> ClientConfig {
             .set("enable.auto.commit", "false")
             .set("allow.auto.create.topics", "false");
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // Debug lines come only where the pipeline sets `debug`.
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
 use super::contract::{Description, PortKind, ProcessorPre};
-use super::imports::Guest;
+use super::imports::{Guest, LineRate};
 use super::instance::{Executor, Instance};
 use super::runtime::Runtime;
 use crate::metrics::PluginMetrics;
@@ -74,6 +74,8 @@ pub(crate) struct Plugin {
     /// The stage's `config:` as a JSON object.
     pub(crate) config: String,
     pub(crate) limits: Limits,
+    /// Shared by all instances.
+    pub(crate) line_rate: Arc<LineRate>,
 }
 
 impl Plugin {
@@ -107,11 +109,14 @@ pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executo
     if let Some(pinned) = wanted.sha256
         && hex(&pinned) != digest
     {
-        bail!("the file's sha256 is {digest}, the pipeline wants {}", hex(&pinned));
+        bail!(
+            "the file's sha256 is {digest}, but `sha256` wants {}; if this file is meant, put its digest there",
+            hex(&pinned)
+        );
     }
     let component = Component::from_binary(&runtime.engine, &bytes)
         .map_err(anyhow::Error::from)
-        .context("compile the component; the file may be damaged, build it again")?;
+        .context("the component cannot be compiled; the file may be damaged, build it again")?;
     check_imports(runtime, &component)?;
     check_exports(runtime, &component)?;
     let prepared = runtime
@@ -135,6 +140,7 @@ pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executo
         stage: wanted.stage.to_owned(),
         config: wanted.config,
         limits: wanted.limits,
+        line_rate: Arc::default(),
     });
     let described = Instance::bare(Arc::clone(&plugin), Arc::clone(executor), PluginMetrics::unheard())
         .and_then(|mut instance| instance.describe())
@@ -149,7 +155,7 @@ pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executo
 fn read(file: &Path) -> Result<Vec<u8>> {
     let size = std::fs::metadata(file).context("open the plugin file")?.len();
     if size > FILE_BYTES_MAX {
-        bail!("the file has {size} bytes, the limit is {FILE_BYTES_MAX}");
+        bail!("the file has {size} bytes, the limit is {FILE_BYTES_MAX}; build it in release mode or strip it");
     }
     let bytes = std::fs::read(file).context("read the plugin file")?;
     // The header of every binary: magic, then version and layer. Layer 0 is a core module, layer 1 a component.
@@ -158,7 +164,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
         Some([0, b'a', b's', b'm', _, _, 0, 0]) => {
             bail!("this is a core module, not a component; build it with `--target wasm32-wasip2`")
         }
-        _ => bail!("this is not a WebAssembly file"),
+        _ => bail!("this is not a WebAssembly file; a plugin is a component, built with `--target wasm32-wasip2`"),
     }
 }
 
@@ -182,6 +188,11 @@ fn check_imports(runtime: &Runtime, component: &Component) -> Result<()> {
         let given = GIVEN
             .iter()
             .any(|given| name == *given || (given.ends_with('/') && name.starts_with(given)));
+        if !given && name.starts_with("wasmill:plugin/") {
+            bail!(
+                "the plugin imports `{import}`, which is not there yet in this version of wasmill; run it with a newer one, or build the plugin without it"
+            );
+        }
         if !given {
             bail!(
                 "the plugin imports `{import}`, which is not granted: plugins reach the log, metrics, clocks and random numbers, and an empty WASI; remove what uses it from the plugin"
@@ -200,7 +211,7 @@ fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
             bail!("the plugin implements `aggregate`, which is not there yet in this version of wasmill");
         }
         bail!(
-            "the plugin does not export `{PROCESS}`; it exports {}",
+            "the plugin does not export `{PROCESS}` (it exports {}); a plugin implements the world `processor` of wasmill:plugin, in Rust by `wasmill_plugin::processor!`",
             if exports.is_empty() {
                 "nothing".to_owned()
             } else {
@@ -210,7 +221,9 @@ fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
     };
     let version = found.split_once('@').map_or("", |(_, version)| version);
     if !version.starts_with(CONTRACT_VERSION) {
-        bail!("the plugin exports `{found}`; this host calls {PROCESS}@{CONTRACT_VERSION}x");
+        bail!(
+            "the plugin exports `{found}`; this host calls {PROCESS}@{CONTRACT_VERSION}x, so the plugin needs another host or another SDK"
+        );
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Everything that a plugin can reach: the log, metrics, and a WASI that is empty.
 //!
 //! A guest's data holds its limits and what it said during the current call. Standard output and standard error, the `log`
-//! interface and panics all end in `Said`, which bounds them: a flood costs the plugin its own lines and nobody anything else.
+//! interface and panics all end in `Said`, which bounds them: a flood costs the plugin its own lines and nobody anything else. The
+//! rate is that of the plugin, because one that traps at every record has a fresh instance each time.
 //! No file, environment variable, argument, socket or input is reachable; clocks and random numbers are real.
 
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use crate::metrics::PluginMetrics;
 
 /// The longest line of a plugin that is logged; the rest of it is cut.
 const LINE_BYTES_MAX: usize = 1024;
-/// How many lines of one instance are logged a second; the rest are dropped and counted.
+/// How many lines of one plugin are logged a second; the rest are dropped and counted.
 const LINES_PER_SECOND_MAX: u32 = 100;
 /// How much of a panic's text, or of the last output before a trap, is kept for the dead letter.
 const LAST_WORDS_BYTES_MAX: usize = 4096;
@@ -40,15 +41,20 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(stage: &str, memory_bytes_max: usize, metrics: Arc<PluginMetrics>) -> Self {
-        let said = Arc::new(Mutex::new(Said::new(stage, Arc::clone(&metrics))));
+    pub(crate) fn new(
+        stage: &str,
+        memory_bytes_max: usize,
+        line_rate: Arc<LineRate>,
+        metrics: Arc<PluginMetrics>,
+    ) -> Self {
+        let said = Arc::new(Mutex::new(Said::new(stage, line_rate, Arc::clone(&metrics))));
         let output = |stream| GuestOutput {
             stream,
             said: Arc::clone(&said),
         };
         let wasi = WasiCtx::builder()
-            .stdout(output("stdout"))
-            .stderr(output("stderr"))
+            .stdout(output(Stream::Output))
+            .stderr(output(Stream::Error))
             .build();
         Self {
             wasi,
@@ -60,11 +66,28 @@ impl Guest {
         }
     }
 
-    /// Forgets what was said before; called at the start of a call.
-    pub(crate) fn listen(&self) {
+    /// Forgets what happened before; called at the start of a call.
+    pub(crate) fn listen(&mut self) {
+        self.memory.refused = false;
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.panic = None;
         said.tail.clear();
+    }
+
+    /// Logs what was printed without a line break at its end; called at the end of a call.
+    pub(crate) fn finish_lines(&self) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.finish(Stream::Output);
+        said.finish(Stream::Error);
+    }
+
+    /// Its standard output and standard error.
+    #[cfg(test)]
+    pub(super) fn outputs(&self) -> [impl wasmtime_wasi::p2::OutputStream; 2] {
+        [Stream::Output, Stream::Error].map(|stream| GuestOutput {
+            stream,
+            said: Arc::clone(&self.said),
+        })
     }
 
     /// The panic's text and place if the plugin told them, else the end of what it wrote to standard error.
@@ -123,7 +146,7 @@ fn thread_cpu_time() -> Duration {
 pub(crate) struct MemoryLimit {
     bytes_max: usize,
     bytes: usize,
-    /// A growth was refused: a trap that follows is a matter of memory.
+    /// A growth was refused during the current call: a trap that follows is a matter of memory.
     pub(crate) refused: bool,
 }
 
@@ -175,44 +198,64 @@ impl ResourceLimiter for MemoryLimit {
     }
 }
 
+/// Lets through so many lines a second of all instances of a plugin together.
+#[derive(Default)]
+pub(crate) struct LineRate(Mutex<Option<Second>>);
+
+struct Second {
+    began: Instant,
+    lines: u32,
+}
+
+impl LineRate {
+    fn admits(&self) -> bool {
+        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = match &mut *second {
+            Some(second) if second.began.elapsed().as_secs() < 1 => second,
+            over => over.insert(Second {
+                began: Instant::now(),
+                lines: 0,
+            }),
+        };
+        second.lines = second.lines.saturating_add(1);
+        second.lines <= LINES_PER_SECOND_MAX
+    }
+}
+
+/// One of the two outputs of a guest.
+#[derive(Clone, Copy)]
+enum Stream {
+    Output,
+    Error,
+}
+
 /// What a plugin said, on its way to the log.
 struct Said {
     stage: String,
     panic: Option<String>,
     /// The end of standard error since the call began.
     tail: Vec<u8>,
-    second: Instant,
-    lines: u32,
+    /// The lines that are not ended yet, of each stream: a runtime may write one line in many pieces.
+    unfinished: [Vec<u8>; 2],
+    line_rate: Arc<LineRate>,
     metrics: Arc<PluginMetrics>,
 }
 
 impl Said {
-    fn new(stage: &str, metrics: Arc<PluginMetrics>) -> Self {
+    fn new(stage: &str, line_rate: Arc<LineRate>, metrics: Arc<PluginMetrics>) -> Self {
         Self {
             stage: stage.to_owned(),
             panic: None,
             tail: Vec::new(),
-            second: Instant::now(),
-            lines: 0,
+            unfinished: [Vec::new(), Vec::new()],
+            line_rate,
             metrics,
         }
     }
 
-    fn admits(&mut self) -> bool {
-        if self.second.elapsed().as_secs() >= 1 {
-            self.second = Instant::now();
-            self.lines = 0;
-        }
-        self.lines += 1;
-        let admitted = self.lines <= LINES_PER_SECOND_MAX;
-        if !admitted {
-            self.metrics.dropped_line();
-        }
-        admitted
-    }
-
     fn line(&mut self, level: log::Level, text: &str, fields: &[(String, String)]) {
-        if !self.admits() {
+        if !self.line_rate.admits() {
+            self.metrics.dropped_line();
             return;
         }
         let text = cut(text, LINE_BYTES_MAX);
@@ -227,17 +270,39 @@ impl Said {
         }
     }
 
-    fn written(&mut self, stream: &str, bytes: &[u8]) {
-        if stream == "stderr" {
+    fn written(&mut self, stream: Stream, bytes: &[u8]) {
+        if let Stream::Error = stream {
             let keep = bytes.len().min(LAST_WORDS_BYTES_MAX);
             self.tail.extend_from_slice(&bytes[bytes.len() - keep..]);
             let over = self.tail.len().saturating_sub(LAST_WORDS_BYTES_MAX);
             self.tail.drain(..over);
         }
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(64 * LINE_BYTES_MAX)]).into_owned();
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            self.line(log::Level::Info, line, &[("stream".to_owned(), stream.to_owned())]);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let line = &mut self.unfinished[stream as usize];
+            // What is beyond the cut is not kept, but for the rest of a character that the cut goes through.
+            let room = (LINE_BYTES_MAX + 4).saturating_sub(line.len());
+            line.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.ends_with(b"\n") {
+                self.finish(stream);
+            }
         }
+    }
+
+    fn finish(&mut self, stream: Stream) {
+        let line = std::mem::take(&mut self.unfinished[stream as usize]);
+        let line = String::from_utf8_lossy(&line);
+        if line.trim().is_empty() {
+            return;
+        }
+        let name = match stream {
+            Stream::Output => "stdout",
+            Stream::Error => "stderr",
+        };
+        self.line(
+            log::Level::Info,
+            line.trim_end(),
+            &[("stream".to_owned(), name.to_owned())],
+        );
     }
 }
 
@@ -291,7 +356,7 @@ impl metrics::Host for Guest {
 
 /// Standard output or standard error of a guest; never blocks and never fails.
 struct GuestOutput {
-    stream: &'static str,
+    stream: Stream,
     said: Arc<Mutex<Said>>,
 }
 

@@ -71,7 +71,8 @@ impl Instance {
         metrics: Arc<PluginMetrics>,
     ) -> Result<Self, Fault> {
         let limits = &plugin.limits;
-        let guest = Guest::new(&plugin.stage, limits.memory_bytes, metrics);
+        let line_rate = Arc::clone(&plugin.line_rate);
+        let guest = Guest::new(&plugin.stage, limits.memory_bytes, line_rate, metrics);
         let mut store = Store::new(plugin.prepared.engine(), guest);
         store.limiter(|guest| &mut guest.memory);
         store.epoch_deadline_callback(|mut context| {
@@ -135,6 +136,7 @@ impl Instance {
         guest.deadline.start(deadline);
         self.store.set_epoch_deadline(1);
         let done = self.executor.run(deadline, call(&mut self.store, &self.bindings));
+        self.store.data().finish_lines();
         match done {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(fault_of(&error, self.store.data(), deadline)),
@@ -165,8 +167,9 @@ fn fault_of(error: &wasmtime::Error, guest: &Guest, deadline: Duration) -> Fault
             guest.memory.bytes_max()
         );
         (Kind::Memory, text)
-    } else if let Some(exit) = error.downcast_ref::<I32Exit>() {
-        (Kind::Trap, format!("called exit with code {}", exit.0))
+    } else if error.is::<I32Exit>() {
+        // The code is not told: WASI passes on no more than whether it was 0.
+        (Kind::Trap, "called exit, which ends its instance".to_owned())
     } else if let Some(trap) = trap {
         (Kind::Trap, guest.last_words().unwrap_or_else(|| trap.to_string()))
     } else {

@@ -40,13 +40,11 @@ impl Route {
     /// Sends the records through `identity`. Returns what came out and what became a dead letter.
     fn run(&self, copy: bool, records: &[Record]) -> (Vec<Record>, Vec<Record>) {
         wire::produce(&self.input, 0, records);
-        let pipeline = Pipeline::new(&self.app).stage(
-            "pass",
-            &guest("identity"),
-            json!({"copy": copy}),
-            &self.input,
-            &self.output,
-        );
+        // Uncompressed, so that the size of a batch on the broker is the one that is computed here.
+        let config = json!({"copy": copy});
+        let pipeline = Pipeline::new(&self.app)
+            .set(&["kafka", "compression.type"], "none")
+            .stage("pass", &guest("identity"), config, &self.input, &self.output);
         Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE * 2);
         let read = |topic| {
             kafka::read_committed(topic)

@@ -216,14 +216,8 @@ impl Host {
     pub(crate) fn tail(&self) -> String {
         let Printed { stdout, stderr } = self.printed();
         let last = |text: &str| {
-            text.lines()
-                .rev()
-                .take(60)
-                .collect::<Vec<_>>()
-                .into_iter()
-                .rev()
-                .collect::<Vec<_>>()
-                .join("\n")
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(40)..].join("\n")
         };
         format!(
             "--- its standard output\n{}\n--- its standard error\n{}",

@@ -1,0 +1,145 @@
+//! What a guest finds around it: nothing; and what is kept of what it says: lines, cut and rated.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use wasmtime_wasi::p2::OutputStream as _;
+
+use super::super::contract::wasmill::plugin::log::{self, Host as _};
+use super::super::imports::Guest;
+use super::{Stand, patient, records};
+use crate::metrics::{Metrics, PluginMetrics};
+
+/// Log lines of this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged while `work` runs, line by line.
+fn logged(work: impl FnOnce()) -> Vec<String> {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(log, work);
+    let bytes = lines.0.lock().unwrap();
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn no_variable_argument_folder_or_input_is_there() {
+    let answers = Stand::misbehave(patient()).answers(&["env-args-fs"]);
+    assert_eq!(answers.unwrap(), ["forward to 0"]);
+}
+
+#[test]
+fn what_a_guest_prints_is_logged_line_by_line() {
+    let stand = Stand::misbehave(patient());
+    let lines = logged(|| assert_eq!(stand.answers(&["stdout"]).unwrap(), ["forward to 0"]));
+    let expected = |line| format!(r#" INFO plugin: line {line} on purpose stage="under-test" fields="stream=stdout""#);
+    assert_eq!(lines, [1, 2, 3].map(expected));
+}
+
+#[test]
+fn lines_beyond_the_rate_are_dropped_and_counted() {
+    let stand = Stand::misbehave(patient());
+    let metrics = Metrics::new();
+    let mut instance = stand
+        .try_instance(metrics.stage("under-test").plugin("misbehave"))
+        .unwrap();
+    let start = Instant::now();
+    let lines = logged(|| {
+        stand.ask(&mut instance, &records(&["stdout"; 200])).unwrap();
+    });
+    // Each further second lets through as many again.
+    let allowed = 100 * (1 + usize::try_from(start.elapsed().as_secs()).unwrap());
+    assert!((100..=allowed).contains(&lines.len()), "{} lines", lines.len());
+    let dropped = format!(
+        r#"wasmill_plugin_log_lines_dropped_total{{stage="under-test"}} {}"#,
+        600 - lines.len()
+    );
+    assert!(metrics.text().contains(&dropped), "{dropped}");
+}
+
+#[test]
+fn a_plugin_that_traps_has_no_fresh_allowance_of_lines() {
+    let stand = Stand::misbehave(patient());
+    let start = Instant::now();
+    let lines = logged(|| {
+        for _ in 0..100 {
+            stand.answers(&["stdout", "panic"]).unwrap_err();
+        }
+    });
+    let allowed = 100 * (1 + usize::try_from(start.elapsed().as_secs()).unwrap());
+    assert!((100..=allowed).contains(&lines.len()), "{} lines", lines.len());
+}
+
+#[test]
+fn a_line_that_is_written_in_pieces_is_one_line() {
+    let guest = Guest::new("under-test", 0, Arc::default(), PluginMetrics::unheard());
+    let [mut out, mut error] = guest.outputs();
+    let lines = logged(|| {
+        error.write("value ".into()).unwrap();
+        out.write("first\r\n\nsec".into()).unwrap();
+        error.write("7 is odd\n".into()).unwrap();
+        out.write("ond".into()).unwrap();
+        out.write("\u{e4}".repeat(2_000).into()).unwrap();
+        guest.finish_lines();
+        guest.finish_lines();
+    });
+    let line = |text: &str, stream| format!(r#" INFO plugin: {text} stage="under-test" fields="stream={stream}""#);
+    let long = format!("second{}", "\u{e4}".repeat(509));
+    assert_eq!(
+        lines,
+        [
+            line("first", "stdout"),
+            line("value 7 is odd", "stderr"),
+            line(&long, "stdout")
+        ]
+    );
+    assert_eq!(guest.last_words().unwrap(), "value 7 is odd");
+}
+
+#[test]
+fn a_long_line_is_cut_between_characters() {
+    let mut guest = Guest::new("under-test", 0, Arc::default(), PluginMetrics::unheard());
+    let lines = logged(|| {
+        let field = ("name".to_owned(), "v".repeat(2_000));
+        guest.write(log::Level::Warn, "\u{e4}".repeat(600) + "end", vec![field]);
+        guest.write(log::Level::Error, "x".repeat(1_024), Vec::new());
+    });
+    let long = format!(
+        r#" WARN plugin: {} stage="under-test" fields="name={}""#,
+        "\u{e4}".repeat(512),
+        "v".repeat(1_019)
+    );
+    assert_eq!(lines[0], long);
+    assert_eq!(lines[1].matches('x').count(), 1_024);
+}
+
+#[test]
+fn a_panic_of_any_length_is_kept_in_part() {
+    let mut guest = Guest::new("under-test", 0, Arc::default(), PluginMetrics::unheard());
+    guest.panicked("\u{e4}".repeat(5_000), "src/lib.rs:1:2".to_owned());
+    assert_eq!(guest.last_words().unwrap(), "\u{e4}".repeat(2_048));
+    guest.panicked("why".to_owned(), String::new());
+    assert_eq!(guest.last_words().unwrap(), "why");
+    guest.listen();
+    assert_eq!(guest.last_words(), None, "the next call does not inherit it");
+}

@@ -1,0 +1,192 @@
+//! `wasmill dev`: a pipeline from its records to what comes out, without a server.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::program::{Place, Ran, checkout};
+
+const BANNER: &str =
+    "dev: embedded broker (librdkafka's mock, not a Kafka), at-least-once, one worker a stage, nothing is kept";
+
+/// The lines of a topic in what `dev` showed: its heading, and what is below.
+fn shown<'a>(ran: &'a Ran, topic: &str) -> Vec<&'a str> {
+    let start = ran
+        .stdout
+        .find(&format!("\n{topic}: "))
+        .unwrap_or_else(|| panic!("no {topic} in {ran:#?}"));
+    ran.stdout[start + 1..]
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .collect()
+}
+
+fn assert_ends_with_a_summary(ran: &Ran, records: &str) {
+    let last = ran.stdout.lines().last().unwrap();
+    let rest = last
+        .strip_prefix(&format!("{records} records fed and processed in "))
+        .unwrap_or_else(|| panic!("{last}"));
+    let (seconds, rate) = rest.split_once(" s (").unwrap();
+    let rate = rate.strip_suffix("/s)").unwrap().replace(',', "");
+    assert!(
+        seconds.parse::<f64>().unwrap() > 0.0 && rate.parse::<u64>().unwrap() > 0,
+        "{last}"
+    );
+}
+
+#[test]
+fn the_example_gives_what_it_says() {
+    let example = checkout("examples/noaa/pipeline.yaml");
+    let ran = Place::new().run(&["dev", example.to_str().unwrap()]).exits(0);
+    assert_eq!(ran.stdout.lines().next().unwrap(), BANNER);
+    let expected = fs::read_to_string(checkout("examples/noaa/expected.jsonl")).unwrap();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for line in expected.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        *counts.entry(record["topic"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 2, "{counts:?}");
+    for (topic, count) in counts {
+        let lines = shown(&ran, &topic);
+        assert_eq!(lines[0], format!("{topic}: {count} records"));
+        assert_eq!(lines.len(), 1 + 5 + 1, "{lines:#?}");
+        assert_eq!(lines[6], format!("  ... and {} more (`--show N`)", count - 5));
+    }
+    assert!(
+        shown(&ran, "noaa-json-alerts")[1].contains(r#""email":"alerts@example.com"}"#),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(shown(&ran, "noaa.dead-letters"), ["noaa.dead-letters: 0 dead letters"]);
+    assert_ends_with_a_summary(&ran, "2,846");
+    assert!(
+        !ran.stderr.contains("WARN") && !ran.stderr.contains("ERROR"),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// A filter and a stage that misbehaves, both reading one topic.
+fn place() -> Place {
+    let place = Place::new();
+    place.plugin("filter.wasm", "plugins/filter-station");
+    place.plugin("misbehave.wasm", "host/tests/guests/misbehave");
+    let filter = "{plugin: filter.wasm, input: in, output: filtered, config: {country: US, state: AZ}}";
+    let limits = "{deadline-record: 100ms}";
+    let guarded = format!("{{plugin: misbehave.wasm, input: in, output: guarded, limits: {limits}}}");
+    place.write(
+        "pipeline.yaml",
+        format!("app: demo\nstages:\n  filter: {filter}\n  guarded: {guarded}\n"),
+    );
+    place
+}
+
+const POISON: &str = r#"{"topic":"in","key":"a","value":{"station":{"country_code":"US","state_code":"AZ"}}}
+{"topic":"in","key":"b","value":"{not json"}
+{"topic":"in","key":"c","value":"panic"}
+
+{"topic":"in","key":"d","value":null}
+{"topic":"in","value":"loop"}
+{"topic":"in","key":"f","value":"reject"}
+{"topic":"in","key":"g","value":"port"}
+{"topic":"in","key":"h","value":{"station":{"country_code":"US","state_code":"AZ"}}}
+"#;
+
+#[test]
+fn records_that_fail_are_shown_with_the_reason_and_the_others_arrive() {
+    let place = place();
+    place.write("poison.jsonl", POISON);
+    let ran = place
+        .run(&["dev", "pipeline.yaml", "--input", "poison.jsonl", "--show", "20"])
+        .exits(0);
+    let observation = r#"{"station":{"country_code":"US","state_code":"AZ"}}"#;
+    assert_eq!(
+        shown(&ran, "filtered"),
+        [
+            "filtered: 2 records".to_owned(),
+            format!("  a  {observation}"),
+            format!("  h  {observation}")
+        ]
+    );
+    assert_eq!(
+        shown(&ran, "guarded"),
+        [
+            "guarded: 4 records".to_owned(),
+            format!("  a  {observation}"),
+            "  b  {not json".to_owned(),
+            "  d  (null)".to_owned(),
+            format!("  h  {observation}")
+        ]
+    );
+    let mut letters = shown(&ran, "demo.dead-letters");
+    letters[1..].sort();
+    // The place of the panic in its source moves with every edit.
+    let letters: Vec<&str> = letters.iter().map(|line| line.split(" (at ").next().unwrap()).collect();
+    insta::assert_snapshot!(letters.join("\n"), @"?");
+    assert_ends_with_a_summary(&ran, "8");
+}
+
+#[test]
+fn no_more_is_shown_than_was_asked_for() {
+    let place = place();
+    place.write(
+        "input.jsonl",
+        "{\"topic\":\"in\",\"key\":\"k\",\"value\":\"v\"}\n".repeat(3),
+    );
+    let ran = place.run(&["dev", "pipeline.yaml", "--show", "0"]).exits(0);
+    assert_eq!(
+        shown(&ran, "guarded"),
+        ["guarded: 3 records", "  ... and 3 more (`--show N`)"]
+    );
+}
+
+#[test]
+fn an_input_without_records_is_no_mistake() {
+    let place = place();
+    place.write("input.jsonl", "\n");
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(0);
+    assert_eq!(shown(&ran, "guarded"), ["guarded: 0 records"]);
+    assert!(ran.stdout.ends_with("s (0/s)\n"), "{}", ran.stdout);
+}
+
+/// What `dev` says of this input.
+fn refused(input: &str) -> String {
+    let place = place();
+    place.write("input.jsonl", input);
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(1);
+    assert_eq!(ran.stdout.trim_end(), BANNER);
+    ran.stderr
+}
+
+#[test]
+fn an_input_line_that_is_no_record_is_told_by_its_number() {
+    insta::assert_snapshot!(refused("{\"topic\":\"in\"}\n{\"topic\":\"in\",\"valeu\":1}\n"), @"?");
+    insta::assert_snapshot!(refused("\n\n{\"topic\":\"in\"\n"), @"?");
+}
+
+#[test]
+fn an_input_for_a_topic_that_no_stage_reads_is_refused() {
+    insta::assert_snapshot!(refused("{\"topic\":\"out\",\"value\":1}\n"), @"?");
+}
+
+#[test]
+fn an_input_that_is_not_there_is_told_with_the_way_out() {
+    let ran = place().run(&["dev", "pipeline.yaml"]).exits(1);
+    insta::assert_snapshot!(ran.stderr, @"?");
+}
+
+#[test]
+fn a_plugin_that_does_not_fit_is_told_at_its_place() {
+    let place = place();
+    place.write("input.jsonl", "");
+    place.write(
+        "pipeline.yaml",
+        "app: demo\nstages:\n  s: {plugin: filter.wasm, input: in, output: out}\n",
+    );
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(2);
+    assert!(
+        ran.stderr
+            .starts_with("error: pipeline.yaml:3:6: stage `s`: `config`: "),
+        "{}",
+        ran.stderr
+    );
+}
