@@ -16,7 +16,7 @@ use crate::dev::{self, Wishes};
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options};
 use crate::plugin::runtime::Runtime;
-use crate::{build, prepare};
+use crate::{build, prepare, topics};
 
 /// Runs WebAssembly plugins over Kafka streams, exactly once.
 #[derive(Parser)]
@@ -204,7 +204,7 @@ fn check(arguments: &Check) -> Result<()> {
         )?;
     }
     if arguments.connect {
-        for (topic, partitions) in asynchronously(pipeline::check_topics(&pipeline, false))? {
+        for (topic, partitions) in asynchronously(topics::check(&pipeline, false))? {
             writeln!(out, "topic `{topic}`: {partitions} partitions")?;
         }
     }

@@ -3,6 +3,7 @@
 //! It shows what plugins do; it proves nothing about delivery, because the embedded broker is not a Kafka: the run is at-least-once with one
 //! worker a stage, and says so first.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -46,13 +47,13 @@ pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Vec<Fix
         )
     })?;
     let records = fixture::parse(&text).with_context(|| file.display().to_string())?;
-    let inputs: Vec<&str> = inputs(pipeline).collect();
+    let inputs: BTreeSet<&str> = inputs(pipeline).collect();
     if let Some(stray) = records.iter().find(|record| !inputs.contains(&record.topic.as_str())) {
         bail!(
             "{}: no stage reads topic `{}`; inputs: {}",
             file.display(),
             stray.topic,
-            inputs.join(", ")
+            inputs.into_iter().collect::<Vec<_>>().join(", ")
         );
     }
     Ok(records)
@@ -146,9 +147,8 @@ pub(crate) async fn run(
 }
 
 async fn wait_for_end(running: &mut pipeline::Running, began: Instant) -> Result<()> {
-    let mut ends = 0;
     running.forget_ends();
-    while ends < 2 {
+    while !running.is_caught_up() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         if running.reap() {
             // `shut_down` says which stage, and why.
@@ -158,10 +158,6 @@ async fn wait_for_end(running: &mut pipeline::Running, began: Instant) -> Result
             bail!(
                 "{lost}; the embedded broker keeps 5 MiB a partition: feed less with `--input`, or use a Kafka with `wasmill run`"
             );
-        }
-        if running.is_caught_up() {
-            ends += 1;
-            running.forget_ends();
         }
         if began.elapsed() > PATIENCE {
             bail!(

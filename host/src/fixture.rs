@@ -44,8 +44,12 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Fixture>> {
 }
 
 fn record(line: &str) -> Result<Fixture> {
-    let line: Line<'_> = serde_json::from_str(line)
-        .map_err(|error| anyhow!("{error}; wanted {{\"topic\": .., \"key\": .., \"value\": .., \"headers\": [[NAME, VALUE]], \"timestamp\": MILLISECONDS}}"))?;
+    let line: Line<'_> = serde_json::from_str(line).map_err(|error| {
+        let (text, column) = (error.to_string(), error.column());
+        // The parser sees one line, so it would always name the first.
+        let text = text.trim_end_matches(&format!(" at line 1 column {column}"));
+        anyhow!("column {column}: {text}; wanted {{\"topic\": .., \"key\": .., \"value\": .., \"headers\": [[NAME, VALUE]], \"timestamp\": MILLISECONDS}}")
+    })?;
     let headers = line.headers.into_iter().map(|(name, value)| Ok((name, bytes(value)?)));
     Ok(Fixture {
         topic: line.topic,

@@ -1,14 +1,15 @@
 //! A host that runs WebAssembly plugins over Kafka streams.
 //!
-//! The way of a record, in the order of the modules below: a worker ([`worker`]) reads it from Kafka ([`kafka`]), a batch is cut
-//! ([`batch`]) and packed ([`pack`]), the plugin is called ([`plugin`]) and its answer checked ([`reply`]), each verdict is routed
-//! ([`route`]) or becomes a dead letter ([`dead_letter`]), and what comes out is written together with the offsets ([`sink`]). What a
-//! failing call leaves is taken apart in [`work`], a record that the broker refuses is found by [`refusal`], and [`positions`] knows what may
-//! be committed. Around it: [`config`] reads the pipeline file, [`prepare`] proves that plugins fit it, [`pipeline`] runs it.
+//! The way of a record, in the order of the modules below: a worker (`worker`) reads it from Kafka (`kafka`), a batch is cut
+//! (`batch`) and packed (`pack`), the plugin is called (`plugin`) and its answer checked (`reply`), each verdict is routed
+//! (`route`) or becomes a dead letter (`dead_letter`), and what comes out is written together with the offsets (`sink`). What a
+//! failing call leaves is taken apart in `work`, a record that the broker refuses is found by `refusal`, and `positions` knows what may
+//! be committed. Around it: `config` reads the pipeline file, `prepare` proves that plugins fit it, `pipeline` runs it.
 
 pub mod cli;
 pub mod config;
 pub(crate) mod prepare;
+pub(crate) mod topics;
 
 pub(crate) mod pipeline;
 

@@ -1,7 +1,7 @@
 //! The numbers that the host shows at `/metrics`, in the text format of OpenMetrics, which Prometheus reads.
 //!
 //! Counters count what the host did, work that was rolled back and repeated included; what was delivered is in the topics. A worker
-//! holds its counters directly, so that counting a batch takes no lock and no look-up. `METRICS` in the README lists the names.
+//! holds its counters directly, so that counting a batch takes no lock and no look-up. The README lists the names.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,7 +117,7 @@ impl Metrics {
         r.register("records_in", "Records given to the plugin", metrics.records_in.clone());
         r.register(
             "bytes_in",
-            "Bytes of keys and values given to the plugin",
+            "Bytes given to the plugin: the keys, values and headers that it reads",
             metrics.bytes_in.clone(),
         );
         r.register("batches", "Calls of the plugin", metrics.batches.clone());

@@ -4,25 +4,25 @@
 //! running, and readiness and `/status` say which and why. On a signal, or when every input is read to its end and that was
 //! asked for, workers finish the call in hand, commit and leave their groups, all within a deadline.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::batch::Bounds;
-use crate::config::{self, ConfigError, Guarantee as Promise, Pipeline, Stage, Topics as OnMissing};
+use crate::config::{Guarantee as Promise, Pipeline, Stage};
 use crate::http;
 use crate::kafka::consumer::Consumer;
 use crate::kafka::lag::LagWatch;
 use crate::kafka::settings;
-use crate::kafka::topics::{Found, Topics};
-use crate::metrics::{Metrics, StageMetrics};
+use crate::metrics::{Metrics, PluginMetrics, StageMetrics};
 use crate::prepare::Ready;
 use crate::sink::{Destination, Guarantee, Sink};
 use crate::status::{PipelineStatus, PluginReport, StageStatus};
+use crate::topics;
 use crate::worker::{Task, Worker};
 
 /// Keys stay with their partitions while workers come and go; for single-topic inputs.
@@ -47,89 +47,73 @@ pub(crate) type Stop = Arc<AtomicBool>;
 pub(crate) struct Running {
     pub(crate) status: Arc<PipelineStatus>,
     stop: Stop,
-    workers: Vec<(Arc<StageStatus>, StageMetrics, JoinHandle<Result<()>>)>,
-    watches: Vec<JoinHandle<()>>,
+    workers: Vec<Thread>,
     caught_up: Arc<CaughtUp>,
 }
 
-/// Whether each stage was at the end of its inputs, twice in a row.
-struct CaughtUp(Vec<AtomicBool>);
-
-/// Looks for the pipeline's topics, and creates what is missing where the pipeline says so.
-///
-/// # Errors
-/// When no broker answers, or mistakes at the places where the topics are named.
-pub(crate) async fn check_topics(pipeline: &Pipeline, create: bool) -> Result<std::collections::BTreeMap<String, i32>> {
-    let named = named_topics(pipeline);
-    let names: BTreeSet<String> = named.iter().map(|(name, _, _)| name.clone()).collect();
-    let topics = Arc::new(Topics::connect(&pipeline.kafka)?);
-    let look = |topics: Arc<Topics>, names: BTreeSet<String>| async move {
-        tokio::task::spawn_blocking(move || topics.look(&names))
-            .await
-            .context("look at topics")?
-    };
-    let mut found = look(Arc::clone(&topics), names.clone()).await?;
-    let missing: Vec<&str> = found
-        .iter()
-        .filter(|(_, found)| **found == Found::Missing)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    if let (OnMissing::Create(how), true, false) = (&pipeline.topics.value, create, missing.is_empty()) {
-        tracing::info!(
-            topics = missing.join(", "),
-            partitions = how.partitions,
-            "creating topics"
-        );
-        topics.create(&missing, how).await?;
-        let deadline = Instant::now() + Duration::from_secs(15);
-        // A created topic takes a moment to be known to all brokers.
-        while found.values().any(|found| *found == Found::Missing) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            found = look(Arc::clone(&topics), names.clone()).await?;
-        }
-    }
-    let will_be_created = matches!(pipeline.topics.value, OnMissing::Create(_)) && !create;
-    let mistakes = named
-        .iter()
-        .filter_map(|(name, at, what)| {
-            let text = match found.get(name)? {
-                Found::Missing if !will_be_created => format!(
-                    "{what} topic `{name}` does not exist; create it, or let the host do it with `topics: {{create: {{partitions: N}}}}`"
-                ),
-                Found::Refused(words) => format!("{what} topic `{name}`: {words}"),
-                Found::Missing | Found::Partitions(_) => return None,
-            };
-            Some(ConfigError::at(*at, text))
-        })
-        .collect();
-    pipeline.report(mistakes)?;
-    Ok(found
-        .into_iter()
-        .filter_map(|(name, found)| match found {
-            Found::Partitions(count) => Some((name, count)),
-            _ => None,
-        })
-        .collect())
+/// A worker's thread.
+struct Thread {
+    status: Arc<StageStatus>,
+    metrics: StageMetrics,
+    handle: JoinHandle<Result<()>>,
 }
 
-fn named_topics(pipeline: &Pipeline) -> Vec<(String, config::Location, String)> {
-    let mut named = Vec::new();
-    for stage in &pipeline.stages {
-        let name = &stage.name.value;
-        for topic in &stage.input.topics {
-            named.push((topic.value.clone(), topic.at, format!("stage `{name}`: input")));
+/// Which stages were found at the ends of their inputs.
+///
+/// What one stage writes last may reach the next between two looks, so the looks go in rounds, and one round for each stage and one more
+/// must find all of them at their ends, each by a look that began in that round.
+struct CaughtUp {
+    round: AtomicU64,
+    /// For each stage the last round in which it was at its end.
+    at_end: Vec<AtomicU64>,
+    rounds_wanted: u64,
+    /// The round since which every one has been complete.
+    since: AtomicU64,
+}
+
+impl CaughtUp {
+    fn new(stages: usize) -> Self {
+        Self {
+            round: AtomicU64::new(1),
+            at_end: (0..stages).map(|_| AtomicU64::new(0)).collect(),
+            rounds_wanted: stages as u64 + 1,
+            since: AtomicU64::new(1),
         }
-        for topic in stage.outputs.topics() {
-            named.push((topic.value.clone(), topic.at, format!("stage `{name}`: output")));
-        }
-        let dead_letter = &stage.on_fault.dead_letter;
-        named.push((
-            dead_letter.value.clone(),
-            dead_letter.at,
-            format!("stage `{name}`: dead-letter"),
-        ));
     }
-    named
+
+    fn begin_look(&self) -> u64 {
+        self.round.load(Ordering::Acquire)
+    }
+
+    /// The look that began in `round` found the stage at its end, or not.
+    fn end_look(&self, stage: usize, round: u64, at_end: bool) {
+        if at_end {
+            self.at_end[stage].store(round, Ordering::Release);
+        } else {
+            self.restart();
+        }
+    }
+
+    /// All rounds so far count for nothing.
+    fn restart(&self) {
+        let next = self.round.fetch_add(1, Ordering::AcqRel) + 1;
+        self.since.store(next, Ordering::Release);
+    }
+
+    fn is_complete(&self) -> bool {
+        let round = self.round.load(Ordering::Acquire);
+        if !self.at_end.iter().all(|at_end| at_end.load(Ordering::Acquire) == round) {
+            return false;
+        }
+        if round - self.since.load(Ordering::Acquire) + 1 >= self.rounds_wanted {
+            return true;
+        }
+        // A look that began before now cannot count for the new round; one that fails meanwhile moves it further.
+        let _ = self
+            .round
+            .compare_exchange(round, round + 1, Ordering::AcqRel, Ordering::Acquire);
+        false
+    }
 }
 
 /// Starts all workers, and the HTTP listener where the pipeline has one.
@@ -137,7 +121,7 @@ fn named_topics(pipeline: &Pipeline) -> Vec<(String, config::Location, String)> 
 /// # Errors
 /// When a client cannot be made or the listener's address is taken.
 pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Options) -> Result<Running> {
-    let partitions = check_topics(pipeline, true).await?;
+    let partitions = Arc::new(topics::check(pipeline, true).await?);
     let instance = match &pipeline.instance {
         Some(instance) => instance.value.clone(),
         None => uuid::Uuid::new_v4().simple().to_string(),
@@ -152,36 +136,29 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         http::serve(admin, Arc::clone(&metrics), Arc::clone(&status)).await?;
     }
     let stop: Stop = Arc::default();
-    let caught_up = Arc::new(CaughtUp(stages.iter().map(|_| AtomicBool::new(false)).collect()));
+    let caught_up = Arc::new(CaughtUp::new(stages.len()));
     let mut running = Running {
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),
         workers: Vec::new(),
-        watches: Vec::new(),
         caught_up,
     };
-    for ((index, ready), stage_status) in stages.iter().enumerate().zip(&status.stages) {
+    for (index, (ready, stage_status)) in stages.iter().zip(&status.stages).enumerate() {
         let stage_metrics = metrics.stage(&ready.stage.name);
         stage_metrics.running.set(1);
-        for worker in 0..usize::from(ready.stage.workers.value) {
-            let made = make_worker(
-                pipeline,
-                ready,
-                &instance,
-                worker,
-                &partitions,
-                &stage_metrics,
-                stage_status,
-            );
-            let made = made.with_context(|| format!("stage `{}`: start worker {worker}", stage_status.name()))?;
-            let (stop, stage_status) = (Arc::clone(&stop), Arc::clone(stage_status));
-            let handle = std::thread::Builder::new()
-                .name(format!("{}-{worker}", stage_status.name()))
-                .spawn(move || made.run(&stop))
-                .context("start a worker's thread")?;
-            running.workers.push((stage_status, stage_metrics.clone(), handle));
+        let launch = Launch {
+            pipeline,
+            ready,
+            instance: &instance,
+            partitions: &partitions,
+            plugin_metrics: stage_metrics.plugin(&ready.plugin.description.name),
+            metrics: stage_metrics,
+            status: stage_status,
+        };
+        for number in 0..usize::from(ready.stage.workers.value) {
+            running.workers.push(launch.worker(number)?);
         }
-        running.watch_lag(pipeline, &stages, index, stage_metrics, options)?;
+        running.watch_lag(pipeline, &stages, index, launch.metrics, options)?;
     }
     Ok(running)
 }
@@ -202,54 +179,76 @@ fn status_of(ready: &Ready) -> Arc<StageStatus> {
     )
 }
 
-fn make_worker(
-    pipeline: &Pipeline,
-    ready: &Ready,
-    instance: &str,
-    worker: usize,
-    partitions: &std::collections::BTreeMap<String, i32>,
-    metrics: &StageMetrics,
-    status: &Arc<StageStatus>,
-) -> Result<Worker> {
-    let stage = &ready.stage;
-    let name = format!("{}.{}.{instance}.{worker}", pipeline.app.value, stage.name.value);
-    let (guarantee, transactional_id) = match stage.guarantee.value {
-        Promise::ExactlyOnce => (Guarantee::ExactlyOnce, Some(name.as_str())),
-        Promise::AtLeastOnce => (Guarantee::AtLeastOnce, None),
-    };
-    let destinations: Vec<Destination> = ready
-        .destinations
-        .iter()
-        .map(|topic| Destination {
-            topic: topic.clone(),
-            partitions: partitions.get(topic).copied().unwrap_or(0),
-            written: metrics.output(topic),
+/// What the workers of one stage are made from.
+struct Launch<'a> {
+    pipeline: &'a Pipeline,
+    ready: &'a Ready,
+    instance: &'a str,
+    partitions: &'a Arc<BTreeMap<String, i32>>,
+    metrics: StageMetrics,
+    plugin_metrics: Arc<PluginMetrics>,
+    status: &'a Arc<StageStatus>,
+}
+
+impl Launch<'_> {
+    /// Starts a worker's thread. A worker that fails stops the others of its stage: half a stage is harder to understand than none.
+    fn worker(&self, number: usize) -> Result<Thread> {
+        let status = Arc::clone(self.status);
+        let name = format!("{}-{number}", status.name());
+        let made = self.make(number).with_context(|| format!("start worker {name}"))?;
+        let handle = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let ended = made.run();
+                if ended.is_err() {
+                    status.stop();
+                }
+                ended
+            })
+            .context("start a worker's thread")?;
+        Ok(Thread {
+            status: Arc::clone(self.status),
+            metrics: self.metrics.clone(),
+            handle,
         })
-        .collect();
-    let consumer_name = format!("{name} consumer");
-    let consumer = Consumer::new(
-        &consumer_name,
-        &settings::consumer(&pipeline.kafka, &stage.group, ASSIGNOR),
-    )?;
-    // The mark beside committed offsets must tell incarnations apart, also where `instance` is stable.
-    let incarnation = format!("{name} {}", uuid::Uuid::new_v4().simple());
-    let sink = Sink::new(
-        incarnation,
-        settings::producer(&pipeline.kafka, transactional_id),
-        guarantee,
-        destinations,
-    );
-    let task = Task {
-        stage: stage.name.value.clone(),
-        topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
-        start: stage.input.start.value,
-        commit_interval: stage.commit_interval.value,
-        bounds: bounds_of(stage),
-        plugin: Arc::clone(&ready.plugin),
-        routes: Arc::clone(&ready.routes),
-        dead_letters: ready.destinations.len() - 1,
-    };
-    Worker::new(task, consumer, sink, metrics.clone(), status.worker(worker))
+    }
+
+    fn make(&self, number: usize) -> Result<Worker> {
+        let (stage, kafka) = (&self.ready.stage, &self.pipeline.kafka);
+        let name = format!(
+            "{}.{}.{}.{number}",
+            self.pipeline.app.value, stage.name.value, self.instance
+        );
+        let (guarantee, transactional_id) = match stage.guarantee.value {
+            Promise::ExactlyOnce => (Guarantee::ExactlyOnce, Some(name.as_str())),
+            Promise::AtLeastOnce => (Guarantee::AtLeastOnce, None),
+        };
+        let destinations = self.ready.destinations.iter().map(|topic| Destination {
+            topic: topic.clone(),
+            partitions: self.partitions.get(topic).copied().unwrap_or(0),
+            written: self.metrics.output(topic),
+        });
+        let consumer_name = format!("{name} consumer");
+        let consumer = Consumer::new(&consumer_name, &settings::consumer(kafka, &stage.group, ASSIGNOR))?;
+        // The mark beside committed offsets must tell incarnations apart, also where `instance` is stable.
+        let incarnation = format!("{name} {}", uuid::Uuid::new_v4().simple());
+        let properties = settings::producer(kafka, transactional_id);
+        let sink = Sink::new(incarnation, properties, guarantee, destinations.collect());
+        let task = Task {
+            stage: stage.name.value.clone(),
+            topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
+            partitions: Arc::clone(self.partitions),
+            start: stage.input.start.value,
+            commit_interval: stage.commit_interval.value,
+            bounds: bounds_of(stage),
+            plugin: Arc::clone(&self.ready.plugin),
+            plugin_metrics: Arc::clone(&self.plugin_metrics),
+            routes: Arc::clone(&self.ready.routes),
+            dead_letters: self.ready.destinations.len() - 1,
+            stop: self.status.stopping(),
+        };
+        Worker::new(task, consumer, sink, self.metrics.clone(), self.status.worker(number))
+    }
 }
 
 fn bounds_of(stage: &Stage) -> Bounds {
@@ -289,54 +288,53 @@ impl Running {
             .name(format!("{}-lag", status.name()))
             .spawn(move || {
                 while !stop.load(Ordering::Acquire) {
-                    let round = Instant::now();
+                    let (began, round) = (Instant::now(), caught_up.begin_look());
                     match watch.read() {
                         Ok(lag) => {
                             for one in &lag {
                                 metrics.set_lag(&one.topic, one.partition, one.records());
                             }
                             let done = lag.iter().all(|one| one.records() == 0);
-                            caught_up.0[index].store(done, Ordering::Release);
+                            caught_up.end_look(index, round, done);
                             status.set_lag(lag);
                         }
                         Err(error) => {
-                            caught_up.0[index].store(false, Ordering::Release);
+                            caught_up.end_look(index, round, false);
                             tracing::debug!(stage = status.name(), error = format!("{error:#}"), "lag is not known");
                         }
                     }
-                    while round.elapsed() < interval && !stop.load(Ordering::Acquire) {
+                    while began.elapsed() < interval && !stop.load(Ordering::Acquire) {
                         std::thread::sleep(Duration::from_millis(20));
                     }
                 }
             });
-        self.watches.push(handle.context("start a lag watch")?);
+        // Never waited for: it may be asking a broker that does not answer.
+        handle.context("start a lag watch")?;
         Ok(())
     }
 
     /// Ends workers whose thread is over, and tells their stage. True: at least one stage has stopped.
     pub(crate) fn reap(&mut self) -> bool {
-        let mut alive = Vec::new();
-        for (status, metrics, handle) in self.workers.drain(..) {
-            if handle.is_finished() {
-                ended(&status, &metrics, handle);
-            } else {
-                alive.push((status, metrics, handle));
-            }
-        }
+        let (over, alive) = self.workers.drain(..).partition(|worker| worker.handle.is_finished());
         self.workers = alive;
+        let over: Vec<Thread> = over;
+        over.into_iter().for_each(ended);
         self.status.stages.iter().any(|stage| stage.error().is_some())
     }
 
-    /// Whether every stage was found at the end of its inputs since `forget_ends`.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.caught_up.0.iter().all(|done| done.load(Ordering::Acquire))
+    /// No worker is left.
+    fn is_over(&self) -> bool {
+        self.workers.is_empty()
     }
 
-    /// Makes `is_caught_up` wait for news.
+    /// Whether every input is read to its end and all is committed.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.caught_up.is_complete()
+    }
+
+    /// Makes `is_caught_up` look again: new records are in.
     pub(crate) fn forget_ends(&self) {
-        for done in &self.caught_up.0 {
-            done.store(false, Ordering::Release);
-        }
+        self.caught_up.restart();
     }
 
     /// Tells all workers to finish and waits for them.
@@ -345,21 +343,18 @@ impl Running {
     /// When a worker does not end in time, or a stage had stopped.
     pub(crate) fn shut_down(mut self, deadline: Duration) -> Result<()> {
         self.stop.store(true, Ordering::Release);
+        self.status.stages.iter().for_each(|stage| stage.stop());
         let until = Instant::now() + deadline;
         while !self.workers.is_empty() && Instant::now() < until {
             self.reap();
             std::thread::sleep(Duration::from_millis(5));
         }
-        if let Some((status, ..)) = self.workers.first() {
-            let stage = status.name();
+        if let Some(worker) = self.workers.first() {
+            let stage = worker.status.name();
             bail!(
                 "stage `{stage}` did not end within {} s; what was not committed comes again",
                 deadline.as_secs()
             );
-        }
-        for watch in self.watches {
-            // A watch that panicked has logged it; nothing depends on it any more.
-            let _ = watch.join();
         }
         let stopped: Vec<String> = self
             .status
@@ -375,7 +370,12 @@ impl Running {
     }
 }
 
-fn ended(status: &StageStatus, metrics: &StageMetrics, handle: JoinHandle<Result<()>>) {
+fn ended(worker: Thread) {
+    let Thread {
+        status,
+        metrics,
+        handle,
+    } = worker;
     let error = match handle.join() {
         Ok(Ok(())) => return,
         Ok(Err(error)) => format!("{error:#}"),
@@ -398,7 +398,6 @@ pub(crate) async fn run(pipeline: &Pipeline, stages: Vec<Ready>, options: &Optio
     let mut running = start(pipeline, stages, options).await?;
     tracing::info!(app = pipeline.app.value, stages = pipeline.stages.len(), "running");
     let mut signals = Signals::new()?;
-    let mut ends = 0;
     loop {
         tokio::select! {
             signal = signals.next() => {
@@ -408,17 +407,13 @@ pub(crate) async fn run(pipeline: &Pipeline, stages: Vec<Ready>, options: &Optio
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
         let stopped = running.reap();
-        if options.until_caught_up && stopped {
+        // Without any worker the process would only look alive; its supervisor can do more than it can.
+        if stopped && (options.until_caught_up || running.is_over()) {
             break;
         }
         if options.until_caught_up && running.is_caught_up() {
-            // What one stage writes last may reach the next between two looks: all must be found at their ends twice.
-            ends += 1;
-            if ends == 2 {
-                tracing::info!("every input is read to its end and committed");
-                break;
-            }
-            running.forget_ends();
+            tracing::info!("every input is read to its end and committed");
+            break;
         }
     }
     let deadline = options.shutdown_deadline;

@@ -6,10 +6,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{ValidationError, Validator};
+use serde_json::Value;
 
 use crate::build;
-use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage};
+use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage, suggestion};
+use crate::fault::Kind;
 use crate::metrics::PluginMetrics;
 use crate::plugin::component::{self, Limits, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
@@ -46,7 +50,7 @@ pub(crate) fn stages(pipeline: &Pipeline, runtime: &Runtime) -> Result<Vec<Ready
 }
 
 fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> {
-    let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("plugin: {error:#}"))];
+    let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("`plugin`: {error:#}"))];
     let file = match &stage.plugin.value {
         PluginSource::WasmFile { path, .. } => path.clone(),
         PluginSource::CrateFolder { path } => build::plugin_crate(path).map_err(at_plugin)?,
@@ -62,10 +66,12 @@ fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> 
         let configured = Instance::new(Arc::clone(&plugin), executor, PluginMetrics::unheard());
         if let Err(fault) = configured {
             let name = &plugin.description.name;
-            mistakes.push(stage.error(
-                stage.config.at,
-                format!("`config`: plugin `{name}` refuses it: {fault}"),
-            ));
+            let verdict = match fault.kind {
+                Kind::Reject => "refuses it".to_owned(),
+                kind => format!("fails on it ({kind})"),
+            };
+            let text = format!("`config`: plugin `{name}` {verdict}: {fault}");
+            mistakes.push(stage.error(stage.config.at, text));
         }
     }
     match destinations {
@@ -126,11 +132,8 @@ fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Opti
                 match plugin.port(&output.port) {
                     Some(port) => topics[port] = Some(output.topic.value.clone()),
                     None => {
-                        let nearest = crate::config::suggestion(&output.port, names.iter().copied());
-                        let text = format!(
-                            "port `{}` is not one of plugin `{name}`{nearest}; its ports: {listed}",
-                            output.port.value
-                        );
+                        let allowed = allowed(&output.port, &names);
+                        let text = format!("port `{}` is not one of plugin `{name}`{allowed}", output.port.value);
                         mistakes.push(stage.error(output.port.at, text));
                     }
                 }
@@ -175,12 +178,13 @@ fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>)
     if text.trim().is_empty() {
         return true;
     }
-    let schema = serde_json::from_str(text).context("it is not JSON");
-    let validator = schema.and_then(|schema: serde_json::Value| {
-        jsonschema::validator_for(&schema).map_err(|error| anyhow::anyhow!("{error}"))
-    });
-    let validator = match validator {
-        Ok(validator) => validator,
+    let read = || -> Result<(Value, Validator)> {
+        let schema = serde_json::from_str(text).context("it is not JSON")?;
+        let validator = jsonschema::validator_for(&schema).map_err(|error| anyhow!("{error}"))?;
+        Ok((schema, validator))
+    };
+    let (schema, validator) = match read() {
+        Ok(read) => read,
         Err(error) => {
             let text = format!("the config schema of plugin `{name}` cannot be used: {error:#}");
             mistakes.push(stage.error(stage.plugin.at, text));
@@ -195,8 +199,51 @@ fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>)
         } else {
             format!(" at {pointer}")
         };
-        let text = format!("`config`{place}: {error} (plugin `{name}`)");
-        mistakes.push(stage.error(stage.config.place(&pointer), text));
+        for (key, words) in words(&error, &schema) {
+            let text = format!("`config`{place}: {words} (plugin `{name}`)");
+            mistakes.push(stage.error(stage.config.place(&format!("{pointer}{key}")), text));
+        }
     }
     mistakes.len() == before
+}
+
+/// What is wrong by the schema, in the words in which the rest of the file's mistakes are told; each with the key that it is about (`/key`) or
+/// nothing.
+fn words(error: &ValidationError<'_>, schema: &Value) -> Vec<(String, String)> {
+    // Both kinds stand beside `properties` in the schema.
+    let beside = error.schema_path().to_string();
+    let beside = beside.rsplit_once('/').map_or("", |(beside, _)| beside);
+    let properties = schema
+        .pointer(&format!("{beside}/properties"))
+        .and_then(Value::as_object);
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            let names: Vec<&str> = properties
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let unknown = |key: &String| {
+                (
+                    format!("/{key}"),
+                    format!("unknown key `{key}`{}", allowed(key, &names)),
+                )
+            };
+            unexpected.iter().map(unknown).collect()
+        }
+        ValidationErrorKind::Required { property } => {
+            let key = property.as_str().unwrap_or_default();
+            let description = properties.and_then(|properties| properties.get(key)?.get("description")?.as_str());
+            let description = description.map(|text| format!(": {text}")).unwrap_or_default();
+            vec![(String::new(), format!("missing key `{key}`{description}"))]
+        }
+        _ => vec![(String::new(), error.to_string())],
+    }
+}
+
+/// The end of a message about an unknown name.
+fn allowed(unknown: &str, names: &[&str]) -> String {
+    let nearest = suggestion(unknown, names.iter().copied());
+    let separator = if nearest.is_empty() { ";" } else { "" };
+    format!("{nearest}{separator} allowed: {}", names.join(", "))
 }

@@ -11,6 +11,8 @@ use crate::plugin::contract::{Emission, Header, HeadersOut, Message, Part, PortK
 const DATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most emissions of one answer.
 const EMISSIONS_MAX: usize = 1_000_000;
+/// The most headers of one answer.
+const HEADERS_MAX: usize = 1_000_000;
 /// The longest reason that is kept; Kafka headers are for people, not for dumps.
 const REASON_BYTES_MAX: usize = 4096;
 
@@ -92,6 +94,10 @@ fn check(replies: &Replies, expected: usize, ports: &[PortKind]) -> Result<Vec<u
     }
     if emitted > EMISSIONS_MAX {
         return Err(format!("answered {emitted} emissions, the limit is {EMISSIONS_MAX}"));
+    }
+    if replies.headers.len() > HEADERS_MAX {
+        let headers = replies.headers.len();
+        return Err(format!("answered {headers} headers, the limit is {HEADERS_MAX}"));
     }
     for (index, header) in replies.headers.iter().enumerate() {
         check_header(replies, header).map_err(|text| format!("header {index}: {text}"))?;

@@ -161,8 +161,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Says whether a delivery can be written at all. Checked for all deliveries of a record before any is written.
-    pub(crate) fn check(&self, source: &Message, checked: &Checked, delivery: &Delivery<'_>) -> Result<(), Refusal> {
+    /// Says whether a delivery can be written at all, and how many bytes it has. Checked for all deliveries of a record before any is written.
+    pub(crate) fn check(&self, source: &Message, checked: &Checked, delivery: &Delivery<'_>) -> Result<usize, Refusal> {
         let destination = &self.destinations[delivery.destination];
         let bytes = self.size(source, checked, delivery);
         if bytes > self.record_bytes_max {
@@ -181,7 +181,7 @@ impl Sink {
                 "partition {partition} of topic {} does not exist, it has {}",
                 destination.topic, destination.partitions
             ))),
-            _ => Ok(()),
+            _ => Ok(bytes),
         }
     }
 
@@ -358,7 +358,7 @@ impl Sink {
             chaos::kill(Point::AfterOffsetsSent);
         }
         let lost = chaos::strikes(Point::CommitUnknown);
-        if lost && self.number % 2 == 0 {
+        if lost && self.number.is_multiple_of(2) {
             return Err(Failure::Unknown("the commit was never sent (chaos)".to_owned()));
         }
         chaos::kill(Point::DuringCommit);
@@ -399,15 +399,17 @@ impl Sink {
 
     /// Gives up everything since the last commit, as the failure asks for it.
     pub(crate) fn abandon(&mut self, failure: &Failure) {
-        let keeps = matches!(failure, Failure::Refused(_) | Failure::Abort(_) | Failure::Evicted(_));
-        let open = self.began.is_some() && self.guarantee == Guarantee::ExactlyOnce;
+        let lost = matches!(failure, Failure::Unknown(_) | Failure::Fenced(_));
+        let transactional = self.guarantee == Guarantee::ExactlyOnce;
+        // Without a transaction records in flight cannot be taken back, and their failures would be charged to what comes next.
         let aborted = match &self.producer {
-            Some(producer) if keeps && open => producer.abort().is_ok(),
-            Some(_) => keeps,
+            Some(_) if lost || !transactional => false,
+            Some(producer) if self.began.is_some() => producer.abort().is_ok(),
+            Some(_) => true,
             None => false,
         };
         if aborted && let Some(producer) = &self.producer {
-            if open {
+            if self.began.is_some() {
                 chaos::record("abort");
             }
             // The transaction's failures went with it.

@@ -1,6 +1,7 @@
 //! What the host tells of itself at `/status`, `/readyz` and in the log: stages, workers, partitions, plugins, lag.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -81,6 +82,7 @@ pub(crate) struct StageStatus {
     group: String,
     plugin: PluginReport,
     workers: Vec<Arc<WorkerStatus>>,
+    stopping: Arc<AtomicBool>,
     error: Mutex<Option<String>>,
     lag: Mutex<Vec<Lag>>,
 }
@@ -92,6 +94,7 @@ impl StageStatus {
             group: group.to_owned(),
             plugin,
             workers: (0..workers).map(|_| WorkerStatus::new()).collect(),
+            stopping: Arc::default(),
             error: Mutex::default(),
             lag: Mutex::default(),
         })
@@ -103,6 +106,16 @@ impl StageStatus {
 
     pub(crate) fn worker(&self, index: usize) -> Arc<WorkerStatus> {
         Arc::clone(&self.workers[index])
+    }
+
+    /// Tells the stage's workers to finish.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Set when the stage's workers have to finish.
+    pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopping)
     }
 
     /// The stage has stopped because of this.

@@ -169,7 +169,8 @@ pub(super) fn nearest<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str
     names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&lowercase, &name.replace('_', "-")), name))
-        .filter(|(edits, _)| *edits <= edits_max)
+        // A name of one letter would be near every other one.
+        .filter(|(edits, _)| *edits <= edits_max && *edits < lowercase.chars().count())
         .min()
         .map(|(_, name)| name)
 }

@@ -20,8 +20,8 @@ use properties::{Kind, PROPERTIES, Property};
 
 const BOOTSTRAP: &str = "bootstrap.servers";
 
-/// librdkafka's default, in milliseconds.
-const TRANSACTION_TIMEOUT_MS: i64 = 60_000;
+/// The host's default: several times the commit interval, and short enough that a dead process does not hold readers up for long.
+const TRANSACTION_TIMEOUT_MS: i64 = 15_000;
 
 /// librdkafka's default, in milliseconds.
 const MAX_POLL_INTERVAL_MS: i64 = 300_000;

@@ -238,12 +238,12 @@ impl Consumer {
             return Ok(());
         }
         let partitions: Vec<TopicPartition> = stopped.iter().map(|(partition, _)| partition.clone()).collect();
-        if self.cooperative() {
-            self.unassign(&partitions)?;
-            self.assign(&stopped)
-        } else {
-            self.assign(positions)
-        }
+        self.unassign(&partitions)?;
+        // Stopping clears the partition's forwarding on librdkafka's own thread, after `unassign` has returned; the answer to a
+        // question to that thread comes behind it.
+        self.consumer.assignment().context("read assignment")?;
+        let again = if self.cooperative() { &stopped } else { positions };
+        self.assign(again)
     }
 
     /// Where the client stands: behind the last message that was read and the control records after it. Asks nobody.

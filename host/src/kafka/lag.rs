@@ -3,7 +3,7 @@
 //! It asks the brokers, not the workers: what counts is what the group has committed, whichever process did it, against the last stable
 //! offset, before which no transaction is open.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -68,6 +68,10 @@ impl LagWatch {
                 .committed
                 .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
                 .with_context(|| format!("read metadata of {topic}"))?;
+            ensure!(
+                metadata.topics().iter().any(|topic| !topic.partitions().is_empty()),
+                "topic {topic} has no partitions now"
+            );
             for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
                 list.add_partition(topic, partition.id());
             }

@@ -6,9 +6,6 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
 use crate::config::Kafka;
 
-/// Several times the default commit interval, and short enough that a dead process does not hold readers up for long.
-const TRANSACTION_TIMEOUT_MS: &str = "15000";
-
 /// The configuration of a worker's consumer.
 pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -52,16 +49,14 @@ pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>) -> ClientC
         // Back-to-back transactions meet CONCURRENT_TRANSACTIONS for some milliseconds; the default waits 100.
         .set("retry.backoff.ms", "20")
         .set("allow.auto.create.topics", "false");
+    let timeout_ms = kafka.transaction_timeout().as_millis().to_string();
     if let Some(id) = transactional_id {
         config
             .set("transactional.id", id)
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+            .set("transaction.timeout.ms", &timeout_ms);
     }
-    let timeout = kafka
-        .get("transaction.timeout.ms")
-        .map_or(TRANSACTION_TIMEOUT_MS, |property| property.value.expose());
     // A delivery that outlives its transaction is of no use to anyone.
-    config.set("message.timeout.ms", timeout);
+    config.set("message.timeout.ms", &timeout_ms);
     for (name, value) in kafka.for_producer() {
         if transactional_id.is_some() || name != "transaction.timeout.ms" {
             config.set(name, value);

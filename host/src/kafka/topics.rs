@@ -27,14 +27,18 @@ pub(crate) enum Found {
 /// A connection for looking at topics and creating them.
 pub(crate) struct Topics {
     admin: AdminClient<DefaultClientContext>,
+    bootstrap_servers: String,
 }
 
 impl Topics {
     /// # Errors
     /// When librdkafka refuses the configuration.
     pub(crate) fn connect(kafka: &config::Kafka) -> Result<Self> {
-        let admin = settings::observer(kafka, None).create().context("create client")?;
-        Ok(Self { admin })
+        let observer = settings::observer(kafka, None);
+        Ok(Self {
+            bootstrap_servers: observer.get("bootstrap.servers").unwrap_or_default().to_owned(),
+            admin: observer.create().context("create client")?,
+        })
     }
 
     /// Looks the topics up. A topic that does not exist is not created by the look.
@@ -43,11 +47,12 @@ impl Topics {
     /// When no broker answers in time.
     pub(crate) fn look(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Found>> {
         // Asking for all topics never creates one, whatever the broker's settings; asking for one by name might.
-        let metadata = self
-            .admin
-            .inner()
-            .fetch_metadata(None, TIMEOUT)
-            .context("no broker answers; check `kafka: bootstrap.servers`, and that the brokers run")?;
+        let metadata = self.admin.inner().fetch_metadata(None, TIMEOUT).map_err(|error| {
+            let servers = &self.bootstrap_servers;
+            anyhow!(
+                "no broker answers at {servers}; check `kafka: bootstrap.servers`, and that the brokers run: {error}"
+            )
+        })?;
         let found = |name: &String| {
             let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
                 return Found::Missing;

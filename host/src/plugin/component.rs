@@ -16,6 +16,7 @@ use super::contract::{Description, PortKind, ProcessorPre};
 use super::imports::{Guest, LineRate};
 use super::instance::{Executor, Instance};
 use super::runtime::Runtime;
+use crate::fault::Kind;
 use crate::metrics::PluginMetrics;
 
 /// The largest plugin file that is read. The largest language runtimes compiled to components are near 20 MB.
@@ -144,8 +145,10 @@ pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executo
     });
     let described = Instance::bare(Arc::clone(&plugin), Arc::clone(executor), PluginMetrics::unheard())
         .and_then(|mut instance| instance.describe())
-        .map_err(|fault| anyhow!(fault))
-        .context("`describe` failed")?;
+        .map_err(|fault| match fault.kind {
+            Kind::Memory => anyhow!(fault).context("`describe` failed, raise `limits: memory`"),
+            _ => anyhow!(fault).context("`describe` failed"),
+        })?;
     check_description(&described)?;
     let mut plugin = Arc::into_inner(plugin).ok_or_else(|| anyhow!("a described instance is still alive"))?;
     plugin.description = described;
@@ -235,9 +238,9 @@ fn check_description(description: &Description) -> Result<()> {
             description.name.len()
         );
     }
-    if description.ports.is_empty() || description.ports.len() > PORTS_MAX {
+    if description.ports.len() > PORTS_MAX {
         bail!(
-            "`describe` names {} ports; 1 to {PORTS_MAX} are allowed",
+            "`describe` names {} ports; at most {PORTS_MAX} are allowed",
             description.ports.len()
         );
     }

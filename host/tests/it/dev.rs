@@ -121,7 +121,19 @@ fn records_that_fail_are_shown_with_the_reason_and_the_others_arrive() {
     letters[1..].sort();
     // The place of the panic in its source moves with every edit.
     let letters: Vec<&str> = letters.iter().map(|line| line.split(" (at ").next().unwrap()).collect();
-    insta::assert_snapshot!(letters.join("\n"), @"?");
+    insta::assert_snapshot!(letters.join("\n"), @r"
+    demo.dead-letters: 10 dead letters
+      filter at in 0:1: reject: the value is not the JSON that is read here: key must be a string at line 1 column 2
+      filter at in 0:2: reject: the value is not the JSON that is read here: expected value at line 1 column 1
+      filter at in 0:3: reject: the value is null
+      filter at in 0:4: reject: the value is not the JSON that is read here: expected value at line 1 column 1
+      filter at in 0:5: reject: the value is not the JSON that is read here: expected value at line 1 column 1
+      filter at in 0:6: reject: the value is not the JSON that is read here: expected value at line 1 column 1
+      guarded at in 0:2: trap: poisoned on purpose
+      guarded at in 0:4: deadline: ran past its deadline of 100 ms
+      guarded at in 0:5: reject: rejected on purpose
+      guarded at in 0:6: malformed: reply 0: port 99 does not exist, the plugin has 1
+    ");
     assert_ends_with_a_summary(&ran, "8");
 }
 
@@ -159,19 +171,19 @@ fn refused(input: &str) -> String {
 
 #[test]
 fn an_input_line_that_is_no_record_is_told_by_its_number() {
-    insta::assert_snapshot!(refused("{\"topic\":\"in\"}\n{\"topic\":\"in\",\"valeu\":1}\n"), @"?");
-    insta::assert_snapshot!(refused("\n\n{\"topic\":\"in\"\n"), @"?");
+    insta::assert_snapshot!(refused("{\"topic\":\"in\"}\n{\"topic\":\"in\",\"valeu\":1}\n"), @r#"error: input.jsonl: line 2: column 21: unknown field `valeu`, expected one of `topic`, `key`, `value`, `headers`, `timestamp`; wanted {"topic": .., "key": .., "value": .., "headers": [[NAME, VALUE]], "timestamp": MILLISECONDS}"#);
+    insta::assert_snapshot!(refused("\n\n{\"topic\":\"in\"\n"), @r#"error: input.jsonl: line 3: column 13: EOF while parsing an object; wanted {"topic": .., "key": .., "value": .., "headers": [[NAME, VALUE]], "timestamp": MILLISECONDS}"#);
 }
 
 #[test]
 fn an_input_for_a_topic_that_no_stage_reads_is_refused() {
-    insta::assert_snapshot!(refused("{\"topic\":\"out\",\"value\":1}\n"), @"?");
+    insta::assert_snapshot!(refused("{\"topic\":\"out\",\"value\":1}\n"), @"error: input.jsonl: no stage reads topic `out`; inputs: in");
 }
 
 #[test]
 fn an_input_that_is_not_there_is_told_with_the_way_out() {
     let ran = place().run(&["dev", "pipeline.yaml"]).exits(1);
-    insta::assert_snapshot!(ran.stderr, @"?");
+    insta::assert_snapshot!(ran.stderr, @"error: read input.jsonl; `--input FILE` names another file with the records to feed: No such file or directory (os error 2)");
 }
 
 #[test]
@@ -185,7 +197,7 @@ fn a_plugin_that_does_not_fit_is_told_at_its_place() {
     let ran = place.run(&["dev", "pipeline.yaml"]).exits(2);
     assert!(
         ran.stderr
-            .starts_with("error: pipeline.yaml:3:6: stage `s`: `config`: "),
+            .starts_with("error: pipeline.yaml:3:3: stage `s`: `config`: "),
         "{}",
         ran.stderr
     );

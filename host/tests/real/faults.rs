@@ -79,7 +79,10 @@ fn check(poison: &str, kinds: &[&str], words: &str) {
         assert!(message.contains(words), "`{words}` is not in the message `{message}`");
         let backtrace = letter.header("wasmill.backtrace").unwrap_or_default();
         match kind {
-            "trap" => assert!(backtrace.contains("misbehave"), "a trap tells where in the guest: `{backtrace}`"),
+            "trap" => assert!(
+                backtrace.contains("misbehave"),
+                "a trap tells where in the guest: `{backtrace}`"
+            ),
             "malformed" | "reject" | "retry" => assert_eq!(backtrace, "", "the call itself went well"),
             _ => {}
         }

@@ -31,7 +31,7 @@ fn sigterm_under_load_ends_in_time_with_everything_committed() {
     let pipeline = topics.pipeline(2);
     let mut host = Invocation::run(&pipeline.write()).start();
     host.ready();
-    let load = Load::start(&topics.input, 6, 5_000, 1);
+    let load = Load::start(&topics.input, 5_000, 1);
     kafka::read_at_least(&topics.output, 2_000, PATIENCE);
 
     let asked = Instant::now();
@@ -104,7 +104,7 @@ fn a_host_that_was_killed_goes_on_where_it_was_committed() {
     let start = || Invocation::run(&path).env("WASMILL_INSTANCE", "one").start();
     let mut host = start();
     host.ready();
-    let load = Load::start(&topics.input, 6, 2_000, 1);
+    let load = Load::start(&topics.input, 2_000, 1);
     kafka::read_at_least(&topics.output, 500, PATIENCE);
     host.kill();
     let mut host = start();

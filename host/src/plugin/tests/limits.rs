@@ -99,7 +99,7 @@ fn too_little_memory_for_an_instance_is_said_when_it_is_loaded() {
         .unwrap();
     assert_eq!(
         format!("{error:#}"),
-        "`describe` failed: wanted more memory than its limit of 65536 bytes"
+        "`describe` failed, raise `limits: memory`: wanted more memory than its limit of 65536 bytes"
     );
 }
 

@@ -112,7 +112,7 @@ fn what_is_left_out_has_its_default() {
         (limits.deadline.value, limits.deadline_record.value),
         (Duration::from_secs(1), Duration::from_millis(250))
     );
-    assert_eq!(pipeline.kafka.transaction_timeout(), Duration::from_secs(60));
+    assert_eq!(pipeline.kafka.transaction_timeout(), Duration::from_secs(15));
 }
 
 #[test]

@@ -24,9 +24,9 @@ impl fmt::Display for Numbered {
 }
 
 impl Numbered {
-    /// Reads what `Display` wrote. None: any other text.
+    /// Reads what `Display` wrote; a ninth word is padding. None: any other text.
     fn parse(text: &str) -> Option<Self> {
-        let words: Vec<&str> = text.split(' ').collect();
+        let words: Vec<&str> = text.split(' ').take(8).collect();
         let [
             "key",
             key,
@@ -49,10 +49,17 @@ impl Numbered {
     }
 }
 
-/// A record of the output topic.
+/// A partition that a host writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Output(i32),
+    DeadLetters(i32),
+}
+
+/// A record that came out: in the output, or, where the broker refuses it there, as a dead letter.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    pub(crate) partition: i32,
+    pub(crate) place: Place,
     pub(crate) text: String,
 }
 
@@ -72,7 +79,7 @@ pub(crate) enum Violation {
     Foreign(String),
     /// Came after a later record of the same key.
     KeyOutOfOrder(Numbered),
-    /// Came after a later record of the same input partition, in the same output partition.
+    /// Came after a later record of the same input partition, in the same place.
     PartitionOutOfOrder(Numbered),
     OffsetWentBack {
         partition: i32,
@@ -81,30 +88,31 @@ pub(crate) enum Violation {
     },
 }
 
-/// Finds all violations. `seen` is ordered within each of its partitions, `committed` by time.
+/// Finds all violations. `seen` is ordered within each of its places, `committed` by time.
 pub(crate) fn check(sent: &[Numbered], seen: &[Seen], committed: &[Committed]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let known: HashSet<Numbered> = sent.iter().copied().collect();
     let mut counts: HashMap<Numbered, usize> = HashMap::new();
-    let mut last_of_key: HashMap<u32, u64> = HashMap::new();
-    let mut last_of_partition: HashMap<(i32, i32), u64> = HashMap::new();
+    let mut last_of_key: HashMap<(bool, u32), u64> = HashMap::new();
+    let mut last_of_partition: HashMap<(Place, i32), u64> = HashMap::new();
 
-    for Seen { partition, text } in seen {
+    for Seen { place, text } in seen {
         let Some(record) = Numbered::parse(text).filter(|record| known.contains(record)) else {
             violations.push(Violation::Foreign(text.clone()));
             continue;
         };
         let count = counts.entry(record).or_default();
         *count += 1;
+        let is_letter = matches!(place, Place::DeadLetters(_));
         // A second copy is reported as such, not as disorder too.
         if *count > 1 {
             continue;
         }
-        if raise(last_of_key.entry(record.key).or_default(), record.of_key) {
+        if raise(last_of_key.entry((is_letter, record.key)).or_default(), record.of_key) {
             violations.push(Violation::KeyOutOfOrder(record));
         }
         if raise(
-            last_of_partition.entry((*partition, record.partition)).or_default(),
+            last_of_partition.entry((*place, record.partition)).or_default(),
             record.of_partition,
         ) {
             violations.push(Violation::PartitionOutOfOrder(record));
@@ -146,7 +154,7 @@ fn steps_back(committed: &[Committed]) -> Vec<Violation> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Committed, Numbered, Seen, Violation, check};
+    use super::{Committed, Numbered, Place, Seen, Violation, check};
 
     /// Four records of two keys in one partition.
     fn sent() -> Vec<Numbered> {
@@ -166,7 +174,7 @@ mod tests {
         order
             .iter()
             .map(|&index| Seen {
-                partition: 0,
+                place: Place::Output(0),
                 text: sent()[index].to_string(),
             })
             .collect()
@@ -209,9 +217,26 @@ mod tests {
     #[test]
     fn output_partitions_have_no_order_among_each_other() {
         let mut seen = seen(&[1, 3, 0, 2]);
-        seen[0].partition = 1;
-        seen[1].partition = 1;
+        seen[0].place = Place::Output(1);
+        seen[1].place = Place::Output(1);
         assert_eq!(check(&sent(), &seen, &[]), []);
+    }
+
+    #[test]
+    fn a_dead_letter_counts_and_has_no_order_with_the_output() {
+        let mut seen = seen(&[1, 2, 3, 0]);
+        seen[3].place = Place::DeadLetters(0);
+        seen[3].text += " xxxxxxxx";
+        assert_eq!(check(&sent(), &seen, &[]), []);
+        seen[2].place = Place::DeadLetters(0);
+        seen.push(seen[3].clone());
+        assert_eq!(
+            check(&sent(), &seen, &[]),
+            [
+                Violation::PartitionOutOfOrder(sent()[0]),
+                Violation::Doubled(sent()[0], 2)
+            ]
+        );
     }
 
     #[test]
@@ -219,7 +244,7 @@ mod tests {
         for text in ["aborted by its sender", "key 7 number 0 partition 0 number 0"] {
             let mut seen = seen(&[0, 1, 2, 3]);
             seen.push(Seen {
-                partition: 0,
+                place: Place::Output(0),
                 text: text.to_owned(),
             });
             assert_eq!(check(&sent(), &seen, &[]), [Violation::Foreign(text.to_owned())]);

@@ -4,12 +4,12 @@
 //! in an even one a transaction times out while its process is frozen, so that the process comes back fenced; in an odd one it
 //! does not, so that the process comes back to partitions that are no longer its own and has to abort.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Topics;
-use super::events::EventLog;
+use super::events::{self, EventLog};
 use crate::support::host::{Host, Invocation, Pipeline, was_killed};
 use crate::support::rng::Rng;
 use crate::support::wait_for;
@@ -71,16 +71,10 @@ pub(crate) struct Fleet {
     /// What is left of this round of actions; each round has all of them, in a new order.
     round: Vec<Action>,
     killed: BTreeSet<u32>,
-    pub(crate) tally: Tally,
-}
-
-/// What was done to the processes, and what they did that they must not.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) started: usize,
-    pub(crate) killed_from_outside: usize,
-    pub(crate) frozen: usize,
-    pub(crate) removed: usize,
+    killed_from_outside: usize,
+    frozen: usize,
+    removed: usize,
+    /// Processes that ended though nobody had asked or killed them.
     pub(crate) fell: Vec<String>,
 }
 
@@ -96,7 +90,10 @@ impl Fleet {
             next_action: Instant::now() + Duration::from_secs(3),
             round: Vec::new(),
             killed: BTreeSet::new(),
-            tally: Tally::default(),
+            killed_from_outside: 0,
+            frozen: 0,
+            removed: 0,
+            fell: Vec::new(),
         }
     }
 
@@ -111,7 +108,7 @@ impl Fleet {
         }
         if Instant::now() >= self.next_action {
             self.act();
-            self.next_action = Instant::now() + self.rng.between_ms(500, 2000);
+            self.next_action = Instant::now() + self.rng.between_ms(500, 2500);
         }
     }
 
@@ -135,7 +132,6 @@ impl Fleet {
             invocation = invocation.env("WASMILL_SABOTAGE", sabotage);
         }
         self.starts += 1;
-        self.tally.started += 1;
         self.slots[number].leaving = false;
         self.slots[number].host = Some(invocation.start());
     }
@@ -158,7 +154,7 @@ impl Fleet {
         if was_killed(status) {
             self.killed.insert(pid);
         } else if !(slot.leaving && status.success()) {
-            self.tally.fell.push(format!(
+            self.fell.push(format!(
                 "process {pid} of slot {number} ended by itself: {status}\n{}",
                 host.tail()
             ));
@@ -196,8 +192,11 @@ impl Fleet {
             .filter(|number| self.slots[*number].host.is_some() && self.slots[*number].frozen_since.is_none())
             .collect();
         let candidates: Vec<usize> = able.iter().copied().filter(|number| wanted(*number)).collect();
+        // The group waits for a frozen member until its session ends; with two of them it would do little else.
+        let crowded =
+            matches!(action, Action::Freeze { .. }) && self.slots.iter().any(|slot| slot.frozen_since.is_some());
         // At least one process goes on working.
-        let done = able.len() > 1 && !candidates.is_empty() && {
+        let done = able.len() > 1 && !crowded && !candidates.is_empty() && {
             let number = *self.rng.pick(&candidates);
             self.apply(action, number)
         };
@@ -214,7 +213,7 @@ impl Fleet {
                     return false;
                 };
                 host.kill();
-                self.tally.killed_from_outside += 1;
+                self.killed_from_outside += 1;
             }
             Action::Remove => {
                 let Some(host) = self.slots[number].host.as_ref() else {
@@ -222,7 +221,7 @@ impl Fleet {
                 };
                 host.terminate();
                 self.slots[number].leaving = true;
-                self.tally.removed += 1;
+                self.removed += 1;
             }
             Action::Freeze { .. } => {
                 let Some(host) = self.slots[number].host.as_ref() else {
@@ -232,14 +231,30 @@ impl Fleet {
                     return false;
                 }
                 self.slots[number].frozen_since = Some(Instant::now());
-                self.tally.frozen += 1;
+                self.frozen += 1;
             }
         }
         true
     }
 
-    /// Asks all processes to end and waits until they have. Returns the log and the processes that were killed.
-    pub(crate) fn end(mut self) -> (EventLog, BTreeSet<u32>, Tally) {
+    /// How often each thing has happened so far.
+    pub(crate) fn counts(&mut self) -> BTreeMap<String, usize> {
+        let mut counts = events::count(self.log.events(), &self.killed);
+        counts.insert("processes started".to_owned(), self.starts);
+        counts.insert("killed from outside".to_owned(), self.killed_from_outside);
+        counts.insert("frozen".to_owned(), self.frozen);
+        counts.insert("removed".to_owned(), self.removed);
+        counts
+    }
+
+    /// Whether something that the processes do, or that is done to them, has not happened yet.
+    pub(crate) fn misses(&mut self, aims: &[&str]) -> bool {
+        let counts = self.counts();
+        aims.iter().any(|aim| counts.get(*aim).is_none_or(|count| *count == 0))
+    }
+
+    /// Asks all processes to end and waits until they have.
+    pub(crate) fn end(&mut self) {
         for number in 0..SLOTS {
             self.thaw(number, Duration::ZERO);
             self.slots[number].leaving = true;
@@ -259,7 +274,6 @@ impl Fleet {
                 },
             );
         }
-        (self.log, self.killed, self.tally)
     }
 }
 

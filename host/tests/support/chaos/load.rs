@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::checker::Numbered;
+use super::{OUTPUT_BYTES_MAX, PARTITIONS};
 use crate::support::kafka::{Record, Sender};
 use crate::support::rng::Rng;
 use crate::support::unique;
@@ -16,6 +17,10 @@ const KEYS: usize = 64;
 const ABORTED_EVERY: Duration = Duration::from_millis(1500);
 const ABORTED_AFTER: Duration = Duration::from_millis(200);
 
+/// A record that the output topic refuses comes this often. The host has to abort the transaction that it is in, find it, and
+/// make it a dead letter.
+const REFUSED_EVERY: Duration = Duration::from_secs(3);
+
 /// A thread that sends until it is told to end.
 pub(crate) struct Load {
     end: Arc<AtomicBool>,
@@ -23,15 +28,27 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(topic: &str, partitions: i32, per_second: u64, seed: u64) -> Self {
+    pub(crate) fn start(topic: &str, per_second: u64, seed: u64) -> Self {
+        Self::send(Source::new(topic, seed), per_second)
+    }
+
+    /// With records among them that the output topic is too small for.
+    pub(crate) fn with_refused(topic: &str, per_second: u64, seed: u64) -> Self {
+        let source = Source {
+            next_refused: Some(REFUSED_EVERY),
+            ..Source::new(topic, seed)
+        };
+        Self::send(source, per_second)
+    }
+
+    fn send(mut source: Source, per_second: u64) -> Self {
         let end = Arc::new(AtomicBool::new(false));
-        let mut source = Source::new(topic, partitions, seed);
         let told = Arc::clone(&end);
         let thread = thread::spawn(move || {
             let start = Instant::now();
             while !told.load(Ordering::Relaxed) {
                 let due = start.elapsed().as_millis() as u64 * per_second / 1000;
-                source.send_up_to(due);
+                source.send_up_to(due, start.elapsed());
                 source.disturb(start.elapsed());
                 thread::sleep(Duration::from_millis(5));
             }
@@ -54,6 +71,7 @@ struct Source {
     /// When the open transaction of the other sender began.
     other_since: Option<Duration>,
     aborted: usize,
+    next_refused: Option<Duration>,
     rng: Rng,
     of_key: Vec<u64>,
     of_partition: Vec<u64>,
@@ -61,22 +79,23 @@ struct Source {
 }
 
 impl Source {
-    fn new(topic: &str, partitions: i32, seed: u64) -> Self {
+    fn new(topic: &str, seed: u64) -> Self {
         Self {
             topic: topic.to_owned(),
             sender: Sender::new(),
             other: Sender::transactional(&unique("third-party")),
             other_since: None,
             aborted: 0,
+            next_refused: None,
             rng: Rng::new(seed),
             of_key: vec![0; KEYS],
-            of_partition: vec![0; partitions as usize],
+            of_partition: vec![0; PARTITIONS as usize],
             sent: Vec::new(),
         }
     }
 
     /// A key always goes to the same partition, so that records of a key have an order.
-    fn send_up_to(&mut self, count: u64) {
+    fn send_up_to(&mut self, count: u64, now: Duration) {
         while (self.sent.len() as u64) < count {
             let key = self.rng.below(KEYS);
             let partition = key % self.of_partition.len();
@@ -88,10 +107,23 @@ impl Source {
             };
             self.of_key[key] += 1;
             self.of_partition[partition] += 1;
-            let record = Record::new(key.to_string(), numbered.to_string());
+            let mut text = numbered.to_string();
+            if self.next_refused.is_some_and(|due| now > due) {
+                self.next_refused = Some(now + REFUSED_EVERY);
+                text.push(' ');
+                text.push_str(&self.padding());
+            }
+            let record = Record::new(key.to_string(), text);
             self.sender.send(&self.topic, Some(numbered.partition), &record);
             self.sent.push(numbered);
         }
+    }
+
+    /// Letters in no order, which no compression brings below the output's limit.
+    fn padding(&mut self) -> String {
+        (0..OUTPUT_BYTES_MAX * 3 / 2)
+            .map(|_| char::from(b'@' + (self.rng.next() % 64) as u8))
+            .collect()
     }
 
     fn disturb(&mut self, now: Duration) {

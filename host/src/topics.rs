@@ -1,0 +1,89 @@
+//! Proves that the topics of a pipeline are there, and creates what is missing where the pipeline says so.
+//!
+//! A topic that does not exist is reported at the place where the pipeline file names it. No look ever creates one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::config::{self, ConfigError, Pipeline, Topics as OnMissing};
+use crate::kafka::topics::{Found, Topics};
+
+/// Looks for the pipeline's topics, and creates what is missing where the pipeline says so.
+///
+/// # Errors
+/// When no broker answers, or mistakes at the places where the topics are named.
+pub(crate) async fn check(pipeline: &Pipeline, create: bool) -> Result<BTreeMap<String, i32>> {
+    let named = named_topics(pipeline);
+    let names: BTreeSet<String> = named.iter().map(|(name, _, _)| name.clone()).collect();
+    let topics = Arc::new(Topics::connect(&pipeline.kafka)?);
+    let look = |topics: Arc<Topics>, names: BTreeSet<String>| async move {
+        tokio::task::spawn_blocking(move || topics.look(&names))
+            .await
+            .context("look at topics")?
+    };
+    let mut found = look(Arc::clone(&topics), names.clone()).await?;
+    let missing: Vec<&str> = found
+        .iter()
+        .filter(|(_, found)| **found == Found::Missing)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if let (OnMissing::Create(how), true, false) = (&pipeline.topics.value, create, missing.is_empty()) {
+        tracing::info!(
+            topics = missing.join(", "),
+            partitions = how.partitions,
+            "creating topics"
+        );
+        topics.create(&missing, how).await?;
+        let deadline = Instant::now() + Duration::from_secs(15);
+        // A created topic takes a moment to be known to all brokers.
+        while found.values().any(|found| *found == Found::Missing) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            found = look(Arc::clone(&topics), names.clone()).await?;
+        }
+    }
+    let will_be_created = matches!(pipeline.topics.value, OnMissing::Create(_)) && !create;
+    let mistakes = named
+        .iter()
+        .filter_map(|(name, at, what)| {
+            let text = match found.get(name)? {
+                Found::Missing if !will_be_created => format!(
+                    "{what} topic `{name}` does not exist; create it, or let the host do it with `topics: {{create: {{partitions: N}}}}`"
+                ),
+                Found::Refused(words) => format!("{what} topic `{name}`: {words}"),
+                Found::Missing | Found::Partitions(_) => return None,
+            };
+            Some(ConfigError::at(*at, text))
+        })
+        .collect();
+    pipeline.report(mistakes)?;
+    Ok(found
+        .into_iter()
+        .filter_map(|(name, found)| match found {
+            Found::Partitions(count) => Some((name, count)),
+            _ => None,
+        })
+        .collect())
+}
+
+fn named_topics(pipeline: &Pipeline) -> Vec<(String, config::Location, String)> {
+    let mut named = Vec::new();
+    for stage in &pipeline.stages {
+        let name = &stage.name.value;
+        for topic in &stage.input.topics {
+            named.push((topic.value.clone(), topic.at, format!("stage `{name}`: input")));
+        }
+        for topic in stage.outputs.topics() {
+            named.push((topic.value.clone(), topic.at, format!("stage `{name}`: output")));
+        }
+        let dead_letter = &stage.on_fault.dead_letter;
+        named.push((
+            dead_letter.value.clone(),
+            dead_letter.at,
+            format!("stage `{name}`: dead-letter"),
+        ));
+    }
+    named
+}
