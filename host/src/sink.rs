@@ -82,6 +82,11 @@ pub(crate) struct Sink {
     began: Option<Instant>,
     bytes: usize,
     records: usize,
+    /// The open transaction was aborted already, to learn why it failed.
+    aborted: bool,
+    /// A record of the open transaction was not delivered. What the client does about sequence numbers then can stall for the
+    /// whole message timeout, so such a producer is not used again.
+    undelivered: bool,
 }
 
 impl Sink {
@@ -102,6 +107,8 @@ impl Sink {
             began: None,
             bytes: 0,
             records: 0,
+            aborted: false,
+            undelivered: false,
         }
     }
 
@@ -289,24 +296,27 @@ impl Sink {
     }
 
     fn produce<'a>(&mut self, destination: usize, record: impl Fn() -> Produce<'a>) -> Result<(), Failure> {
-        let producer = self.producer()?;
         let mut bytes = 0;
         loop {
             let record = record();
             bytes = bytes.max(record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len));
-            match producer.produce(destination, record) {
+            match self.producer()?.produce(destination, record) {
                 Ok(()) => break,
                 // Bounded by the message timeout: then deliveries fail and the queue empties.
                 Err(error) if error.code == Code::QueueFull => std::thread::sleep(QUEUE_FULL_WAIT),
-                Err(error) => {
+                Err(error) if blame(error.code) == Blame::Record => {
                     let topic = self.destinations[destination].topic.clone();
-                    return Err(match blame(error.code) {
-                        Blame::Record => Failure::Refused(DeliveryFailure {
-                            code: error.code,
-                            topic,
-                        }),
-                        _ => producer.take_failure().map_or_else(|| failure_of(error), of_delivery),
-                    });
+                    return Err(Failure::Refused(DeliveryFailure {
+                        code: error.code,
+                        topic,
+                    }));
+                }
+                // Nothing can be added to a transaction that has failed; why it has is in a delivery report.
+                Err(error) => {
+                    return Err(self.failed(CallError {
+                        requires_abort: !error.fatal,
+                        ..error
+                    }));
                 }
             }
         }
@@ -316,6 +326,23 @@ impl Sink {
         self.records += 1;
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Says why a call has failed. A transaction that must be aborted is aborted here: only then is every delivery reported.
+    fn failed(&mut self, error: CallError) -> Failure {
+        let Some(producer) = self.producer.as_ref().filter(|_| error.requires_abort) else {
+            return failure_of(error);
+        };
+        if self.guarantee == Guarantee::ExactlyOnce {
+            self.aborted = producer.abort().is_ok();
+        }
+        match producer.take_failure() {
+            Some(failure) => {
+                self.undelivered = true;
+                of_delivery(failure)
+            }
+            None => failure_of(error),
+        }
     }
 
     fn producer(&self) -> Result<&Producer, Failure> {
@@ -346,15 +373,14 @@ impl Sink {
         Ok(())
     }
 
-    fn commit_transaction(&self, list: &Offsets, consumer: &Consumer) -> Result<(), Failure> {
-        let producer = self.producer()?;
+    fn commit_transaction(&mut self, list: &Offsets, consumer: &Consumer) -> Result<(), Failure> {
         chaos::kill(Point::AfterProduce);
         if chaos::sabotaged(Sabotage::OffsetsOutside) {
             let _ = consumer.commit(list);
             chaos::kill(Point::AfterOffsetsSent);
         } else if list.count() > 0 {
-            let sent = producer.send_offsets(list, consumer.handle());
-            sent.map_err(|error| producer.take_failure().map_or_else(|| failure_of(error), of_delivery))?;
+            let sent = self.producer()?.send_offsets(list, consumer.handle());
+            sent.map_err(|error| self.failed(error))?;
             chaos::kill(Point::AfterOffsetsSent);
         }
         let lost = chaos::strikes(Point::CommitUnknown);
@@ -362,21 +388,14 @@ impl Sink {
             return Err(Failure::Unknown("the commit was never sent (chaos)".to_owned()));
         }
         chaos::kill(Point::DuringCommit);
-        let committed = producer.commit();
-        match committed {
+        match self.producer()?.commit() {
             Ok(()) if lost => Err(Failure::Unknown("the commit's answer was lost (chaos)".to_owned())),
             Ok(()) => {
                 chaos::record("commit");
                 chaos::kill(Point::AfterCommit);
                 Ok(())
             }
-            Err(error) if error.requires_abort => {
-                Err(producer.take_failure().map_or_else(|| failure_of(error), of_delivery))
-            }
-            Err(error) => match failure_of(error) {
-                Failure::Abort(text) => Err(Failure::Unknown(text)),
-                other => Err(other),
-            },
+            Err(error) => Err(self.failed(error)),
         }
     }
 
@@ -399,23 +418,28 @@ impl Sink {
 
     /// Gives up everything since the last commit, as the failure asks for it.
     pub(crate) fn abandon(&mut self, failure: &Failure) {
-        let lost = matches!(failure, Failure::Unknown(_) | Failure::Fenced(_));
-        let transactional = self.guarantee == Guarantee::ExactlyOnce;
+        let open = self.began.is_some() && self.guarantee == Guarantee::ExactlyOnce;
         // Without a transaction records in flight cannot be taken back, and their failures would be charged to what comes next.
+        let reusable = matches!(failure, Failure::Evicted(_) | Failure::Abort(_))
+            && !self.undelivered
+            && self.guarantee == Guarantee::ExactlyOnce;
         let aborted = match &self.producer {
-            Some(_) if lost || !transactional => false,
-            Some(producer) if self.began.is_some() => producer.abort().is_ok(),
-            Some(_) => true,
+            Some(producer) if reusable && open && !self.aborted => producer.abort().is_ok(),
+            Some(_) => self.aborted || !open,
             None => false,
         };
-        if aborted && let Some(producer) = &self.producer {
-            if self.began.is_some() {
-                chaos::record("abort");
+        if open && !matches!(failure, Failure::Unknown(_) | Failure::Fenced(_)) {
+            // Where the abort itself has failed, the next producer ends the transaction before anything else is done.
+            chaos::record("abort");
+        }
+        if let Some(producer) = self.producer.take() {
+            if reusable && aborted {
+                producer.take_failure();
+                self.producer = Some(producer);
+            } else {
+                // Closing a client takes some 100 ms, and nothing waits for it: the next one fences it.
+                std::thread::spawn(move || drop(producer));
             }
-            // The transaction's failures went with it.
-            producer.take_failure();
-        } else {
-            self.producer = None;
         }
         self.number += 1;
         self.closed();
@@ -425,6 +449,8 @@ impl Sink {
         self.began = None;
         self.bytes = 0;
         self.records = 0;
+        self.aborted = false;
+        self.undelivered = false;
     }
 }
 

@@ -204,7 +204,8 @@ fn stage_json(stage: &StageStatus) -> serde_json::Value {
         "group": stage.group,
         "plugin": stage.plugin,
         "workers": workers,
-        "lag_records": lag.iter().map(Lag::records).sum::<i64>(),
+        // Null until the brokers have been asked for the first time.
+        "lag_records": (!lag.is_empty()).then(|| lag.iter().map(Lag::records).sum::<i64>()),
         "lag": lag,
     })
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::chaos::checker::{Numbered, Violation};
+use crate::support::chaos::checker::Violation;
 use crate::support::chaos::events::EventLog;
 use crate::support::chaos::fleet::{Hazards, freeze_in_transaction};
 use crate::support::chaos::load::Load;
-use crate::support::chaos::{ALL_AIMS, Plan, Report, Topics, run};
+use crate::support::chaos::{ALL_AIMS, Plan, Topics, run};
 use crate::support::host::{Host, Invocation};
 use crate::support::{PATIENCE, kafka, rng, wait_for};
 
@@ -24,57 +24,69 @@ fn records_arrive_exactly_once_and_in_order_whatever_is_killed() {
             hazards: Hazards {
                 kill: 0.1,
                 unknown: 0.05,
-                freeze: true,
-                sabotage: None,
             },
         },
     );
     report.assert_clean();
 }
 
-/// A short run with a host that is broken on purpose.
-fn run_sabotaged(sabotage: &'static str, kill: f64, unknown: f64) -> Report {
-    run(
-        sabotage,
-        &Plan {
-            seed: rng::seed(),
-            duration: Duration::from_secs(15),
-            aims: &[],
-            records_per_second: 500,
-            hazards: Hazards {
-                kill,
-                unknown,
-                freeze: false,
-                sabotage: Some(sabotage),
-            },
-        },
-    )
+/// One process with hazards of its own, a load until `enough`, and healthy processes for what is left.
+fn violations_of(environment: &[(&str, &str)], enough: impl Fn(&mut Host, &mut EventLog) -> bool) -> Vec<Violation> {
+    let topics = Topics::create("sabotaged");
+    let folder = TempDir::new().unwrap();
+    let mut log = EventLog::new(folder.path().join("events"));
+    let pipeline = topics.pipeline(1);
+    let path = pipeline.write();
+    let mut invocation = Invocation::run(&path).env("WASMILL_CHAOS_LOG", log.path().to_str().unwrap());
+    for (name, value) in environment {
+        invocation = invocation.env(name, value);
+    }
+    let mut host = invocation.start();
+    let load = Load::start(&topics.input, 500, 1);
+    wait_for("the host to do its damage", PATIENCE, || {
+        enough(&mut host, &mut log).then_some(())
+    });
+    let (sent, _) = load.finish();
+    drop(host);
+    topics.catch_up();
+    topics.verdict(&sent)
 }
 
-#[test]
-fn a_host_that_does_not_rewind_is_found_out() {
-    let report = run_sabotaged("no-rewind", 0.0, 0.2);
-    let lost = report
-        .violations
+fn lost(violations: &[Violation]) -> usize {
+    violations
         .iter()
         .filter(|violation| matches!(violation, Violation::Lost(_)))
-        .count();
+        .count()
+}
+
+/// A commit that was never sent is discarded, and its records are to be read again.
+#[test]
+fn a_host_that_does_not_rewind_is_found_out() {
+    // Only a later commit makes the loss final.
+    let went_on = |_: &mut Host, log: &mut EventLog| {
+        let mut events = log.events().iter();
+        events.any(|event| event.name == "unknown" && event.detail.starts_with("discarded"))
+            && events.any(|event| event.name == "commit")
+    };
+    let chaos = ("WASMILL_CHAOS", "commit-unknown=0.5");
+    assert_eq!(violations_of(&[chaos], went_on), [], "a host in order passes");
+    let found = violations_of(&[chaos, ("WASMILL_SABOTAGE", "no-rewind")], went_on);
     assert!(
-        lost > 0,
-        "no record was lost: the checker or the sabotage does not work"
+        lost(&found) > 0,
+        "no record was lost: the checker or the sabotage does not work: {found:?}"
     );
 }
 
+/// Killed between the offsets and the records.
 #[test]
 fn a_host_that_commits_offsets_outside_the_transaction_is_found_out() {
-    let report = run_sabotaged("offsets-outside", 0.2, 0.0);
-    let broken = report
-        .violations
-        .iter()
-        .filter(|violation| matches!(violation, Violation::Lost(_) | Violation::Doubled(..)));
+    let killed = |host: &mut Host, _: &mut EventLog| host.exited().is_some();
+    let chaos = ("WASMILL_CHAOS", "after-offsets-sent=1");
+    assert_eq!(violations_of(&[chaos], killed), [], "a host in order passes");
+    let found = violations_of(&[chaos, ("WASMILL_SABOTAGE", "offsets-outside")], killed);
     assert!(
-        broken.count() > 0,
-        "no record was lost or doubled: the checker or the sabotage does not work"
+        lost(&found) > 0,
+        "no record was lost: the checker or the sabotage does not work: {found:?}"
     );
 }
 
@@ -112,7 +124,7 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
         (kafka::members(&topics.group())?.len() == 2).then_some(())
     });
     let (sent, _) = load.finish();
-    wait_for_all(&topics, &sent);
+    kafka::read_at_least(&topics.output, sent.len(), PATIENCE);
     let before = kafka::read_committed(&topics.output);
 
     frozen.thaw();
@@ -130,10 +142,6 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
         "the process wrote after it had been fenced"
     );
     assert_eq!(topics.verdict(&sent), []);
-}
-
-fn wait_for_all(topics: &Topics, sent: &[Numbered]) {
-    kafka::read_at_least(&topics.output, sent.len(), PATIENCE);
 }
 
 fn end(host: &mut Host) {

@@ -22,8 +22,6 @@ fn a_hundred_thousand_records_arrive_exactly_once_through_ten_minutes_of_kills()
             hazards: Hazards {
                 kill: 0.02,
                 unknown: 0.01,
-                freeze: true,
-                sabotage: None,
             },
         },
     );

@@ -28,6 +28,10 @@ const POINTS: [Option<&str>; 5] = [
 /// Longer than the session (6 s) and than an even slot's transaction timeout.
 const FREEZE: Duration = Duration::from_secs(9);
 
+/// Transactions that are begun between two actions, and the time after which an action is taken without them.
+const WORK: usize = 10;
+const STANDSTILL_MAX: Duration = Duration::from_secs(8);
+
 /// How hosts are made to fail.
 #[derive(Clone, Copy)]
 pub(crate) struct Hazards {
@@ -35,10 +39,6 @@ pub(crate) struct Hazards {
     pub(crate) kill: f64,
     /// The probability that a commit's answer counts as lost.
     pub(crate) unknown: f64,
-    /// Whether processes are frozen; costs time.
-    pub(crate) freeze: bool,
-    /// What is broken in the host on purpose.
-    pub(crate) sabotage: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,8 @@ pub(crate) struct Fleet {
     slots: Vec<Slot>,
     starts: usize,
     next_action: Instant,
+    /// Transactions begun when the last action was taken.
+    begun_before: usize,
     /// What is left of this round of actions; each round has all of them, in a new order.
     round: Vec<Action>,
     killed: BTreeSet<u32>,
@@ -87,7 +89,8 @@ impl Fleet {
             log,
             slots: (0..SLOTS).map(|_| Slot::default()).collect(),
             starts: 0,
-            next_action: Instant::now() + Duration::from_secs(3),
+            next_action: Instant::now() + Duration::from_secs(1),
+            begun_before: 0,
             round: Vec::new(),
             killed: BTreeSet::new(),
             killed_from_outside: 0,
@@ -106,10 +109,23 @@ impl Fleet {
                 self.start(slot);
             }
         }
-        if Instant::now() >= self.next_action {
+        if self.is_due() {
             self.act();
-            self.next_action = Instant::now() + self.rng.between_ms(500, 2500);
+            self.begun_before = self.begun();
+            self.next_action = Instant::now() + self.rng.between_ms(300, 1500);
         }
+    }
+
+    /// After a kill the group stands still until the dead member's session has ended. What happens meanwhile proves nothing, so an
+    /// action waits until there is work again to disturb, but not for ever.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        now >= self.next_action
+            && (self.begun() >= self.begun_before + WORK || now >= self.next_action + STANDSTILL_MAX)
+    }
+
+    fn begun(&mut self) -> usize {
+        self.log.events().iter().filter(|event| event.name == "begin").count()
     }
 
     fn start(&mut self, number: usize) {
@@ -123,14 +139,11 @@ impl Fleet {
             1 + number % 3
         };
         let path = self.write_pipeline(number, workers);
-        let mut invocation = Invocation::run(&path)
+        let invocation = Invocation::run(&path)
             .env("WASMILL_INSTANCE", &format!("slot-{number}"))
             .env("WASMILL_CHAOS", &chaos)
             .env("WASMILL_CHAOS_SEED", &self.rng.next().to_string())
             .env("WASMILL_CHAOS_LOG", self.log.path().to_str().unwrap());
-        if let Some(sabotage) = self.hazards.sabotage {
-            invocation = invocation.env("WASMILL_SABOTAGE", sabotage);
-        }
         self.starts += 1;
         self.slots[number].leaving = false;
         self.slots[number].host = Some(invocation.start());
@@ -176,11 +189,13 @@ impl Fleet {
 
     fn act(&mut self) {
         if self.round.is_empty() {
-            self.round = vec![Action::Kill, Action::Kill, Action::Remove];
-            if self.hazards.freeze {
-                self.round
-                    .extend([Action::Freeze { parity: 0 }, Action::Freeze { parity: 1 }]);
-            }
+            self.round = vec![
+                Action::Kill,
+                Action::Kill,
+                Action::Remove,
+                Action::Freeze { parity: 0 },
+                Action::Freeze { parity: 1 },
+            ];
             self.rng.shuffle(&mut self.round);
         }
         let Some(action) = self.round.pop() else { return };

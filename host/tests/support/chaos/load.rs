@@ -17,9 +17,9 @@ const KEYS: usize = 64;
 const ABORTED_EVERY: Duration = Duration::from_millis(1500);
 const ABORTED_AFTER: Duration = Duration::from_millis(200);
 
-/// A record that the output topic refuses comes this often. The host has to abort the transaction that it is in, find it, and
-/// make it a dead letter.
-const REFUSED_EVERY: Duration = Duration::from_secs(3);
+/// A record that the output topic refuses comes this often, and costs seconds: the host aborts the transaction that it is in, finds it, and
+/// makes it a dead letter.
+const REFUSED_EVERY: Duration = Duration::from_secs(15);
 
 /// A thread that sends until it is told to end.
 pub(crate) struct Load {
