@@ -21,8 +21,8 @@ pub(crate) mod contract {
         exports: { default: async },
     });
 
-    pub(crate) use exports::wasmill::plugin::process::{Batch, Description, Replies};
-    pub(crate) use wasmill::plugin::types::{
+    pub(crate) use self::exports::wasmill::plugin::process::{Batch, Description, Replies};
+    pub(crate) use self::wasmill::plugin::types::{
         Emission, Entry, Header, HeadersOut, Message, Part, Parts, PortKind, Reply, Span,
     };
 }

@@ -86,13 +86,24 @@ pub(crate) struct Placed {
 /// `host:port` of the broker.
 pub(crate) fn bootstrap() -> &'static str {
     static BROKER: OnceLock<Result<String, String>> = OnceLock::new();
-    let broker = BROKER.get_or_init(|| match std::env::var("WASMILL_TEST_KAFKA") {
-        Ok(address) => Ok(address),
-        Err(_) => start_broker(),
-    });
-    broker.as_deref().unwrap_or_else(|error| {
-        panic!("this test needs a Kafka: none is named by WASMILL_TEST_KAFKA, and none could be started:\n{error}")
-    })
+    let named = std::env::var("WASMILL_TEST_KAFKA")
+        .ok()
+        .filter(|address| !address.is_empty());
+    let broker = BROKER.get_or_init(|| named.map_or_else(start_broker, named_broker));
+    broker
+        .as_deref()
+        .unwrap_or_else(|error| panic!("this test needs a Kafka: {error}"))
+}
+
+/// Asks the broker once, so that a wrong address fails every test at once and not each after its own wait.
+fn named_broker(address: String) -> Result<String, String> {
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &address).create().unwrap();
+    match client.fetch_metadata(None, REQUEST) {
+        Ok(_) => Ok(address),
+        Err(error) => Err(format!(
+            "{address}, named by WASMILL_TEST_KAFKA, does not answer: {error}"
+        )),
+    }
 }
 
 /// Starts a broker that watches the pipe in `LIFELINE` and stops when this process, and with it the pipe, is gone.
@@ -109,7 +120,10 @@ fn start_broker() -> Result<String, String> {
     *LIFELINE.lock().unwrap() = script.stdin.take();
     let output = script.wait_with_output().map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        let error = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "WASMILL_TEST_KAFKA names none, and none could be started:\n{error}"
+        ));
     }
     // Tests capture `eprintln!`; this is for whoever watches the run.
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
