@@ -45,6 +45,8 @@ const UNREADABLE_MAX: u32 = 50;
 /// Losing the transactional id this often within this time is no accident.
 const FENCED_MAX: usize = 5;
 const FENCED_WITHIN: Duration = Duration::from_secs(60);
+/// How often making an instance is tried again; a machine that is short of memory may have some the next moment.
+const INSTANCE_TRIES_MAX: u32 = 3;
 /// The most that the outputs of one record may come to; a plugin can name the same bytes again and again.
 const RECORD_OUTPUT_BYTES_MAX: usize = TRANSACTION_BYTES_MAX;
 
@@ -78,7 +80,7 @@ struct Condemned {
 
 /// The last record with output in the open transaction.
 struct LastOutput {
-    partition: TopicPartition,
+    slot: Slot,
     offset: i64,
     /// For a dead letter: whether the record itself was left out.
     dead_letter_cut: Option<bool>,
@@ -320,11 +322,17 @@ impl Worker {
         let Some(part) = work.part() else {
             return Ok(());
         };
-        match self.call(partition, part) {
+        let called = match self.instance.take() {
+            Some(instance) => self.call(instance, partition, part),
+            None => {
+                let instance = self.fresh_instance()?;
+                self.call(instance, partition, part)
+            }
+        };
+        match called {
             Ok(checked) => self.deliver(slot, partition, work, &checked),
             Err(fault) => {
                 self.metrics.fault(fault.kind).inc();
-                self.instance = None;
                 if work.halve() {
                     return Ok(());
                 }
@@ -333,23 +341,37 @@ impl Worker {
         }
     }
 
-    fn call(&mut self, partition: &TopicPartition, part: &[Message]) -> Result<Checked, Fault> {
-        let began = Instant::now();
-        let mut instance = match self.instance.take() {
-            Some(instance) => instance,
-            None => {
-                self.metrics.instances.inc();
-                Instance::new(
-                    Arc::clone(&self.task.plugin),
-                    Arc::clone(&self.executor),
-                    Arc::clone(&self.plugin_metrics),
-                )
-                .map_err(|fault| Fault {
-                    message: format!("`configure` failed: {}", fault.message),
-                    ..fault
-                })?
+    /// Makes and configures an instance. That it cannot be done is no record's fault: `configure` has passed when the stage started.
+    fn fresh_instance(&mut self) -> Result<Instance, Failure> {
+        let mut tries = 0;
+        loop {
+            self.metrics.instances.inc();
+            let made = Instance::new(
+                Arc::clone(&self.task.plugin),
+                Arc::clone(&self.executor),
+                Arc::clone(&self.plugin_metrics),
+            );
+            match made {
+                Ok(instance) => return Ok(instance),
+                Err(fault) if tries == INSTANCE_TRIES_MAX => {
+                    let text = format!(
+                        "no instance of the plugin can be made any more ({}): {fault}",
+                        fault.kind
+                    );
+                    return Err(Failure::Stop(text));
+                }
+                Err(fault) => {
+                    tracing::warn!(stage = self.task.stage, %fault, "making an instance failed, trying again")
+                }
             }
-        };
+            tries += 1;
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Calls the plugin with records of one partition. After a fault the instance is gone.
+    fn call(&mut self, mut instance: Instance, partition: &TopicPartition, part: &[Message]) -> Result<Checked, Fault> {
+        let began = Instant::now();
         let batch = self.packer.pack(&partition.topic, partition.partition, part);
         self.metrics.batches.inc();
         self.metrics.records_in.inc_by(batch.entries.len() as u64);
@@ -373,6 +395,7 @@ impl Worker {
         work: &mut Work<Message>,
         checked: &Checked,
     ) -> Result<(), Failure> {
+        let routes = Arc::clone(&self.task.routes);
         for index in 0..checked.len() {
             if self.is_full() {
                 self.commit()?;
@@ -384,7 +407,9 @@ impl Worker {
             };
             let fault = match verdict {
                 Verdict::Skip => None,
-                Verdict::Forward { .. } | Verdict::Emit(_) => self.send(partition, message, checked, &verdict)?,
+                Verdict::Forward { .. } | Verdict::Emit(_) => {
+                    self.send(slot, message, || routes.deliveries(checked, &verdict), checked)?
+                }
                 Verdict::Reject(reason) => Some(Fault::new(Kind::Reject, reason)),
                 Verdict::Retry(reason) => {
                     if work.hold(Instant::now()) {
@@ -414,18 +439,16 @@ impl Worker {
     }
 
     /// Writes what a verdict sends; a fault where the record cannot be written at all.
-    fn send(
+    fn send<'a, D: Iterator<Item = Delivery<'a>>>(
         &mut self,
-        partition: &TopicPartition,
+        slot: Slot,
         message: &Message,
+        deliveries: impl Fn() -> D,
         checked: &Checked,
-        verdict: &Verdict<'_>,
     ) -> Result<Option<Fault>, Failure> {
-        let routes = Arc::clone(&self.task.routes);
-        let deliveries: Vec<Delivery<'_>> = routes.deliveries(checked, verdict).collect();
         let mut bytes = 0_usize;
-        for delivery in &deliveries {
-            match self.sink.check(message, checked, delivery) {
+        for delivery in deliveries() {
+            match self.sink.check(message, checked, &delivery) {
                 Ok(size) => bytes = bytes.saturating_add(size),
                 Err(Refusal(text)) => return Ok(Some(Fault::new(Kind::Refused, text))),
             }
@@ -434,21 +457,22 @@ impl Worker {
                 return Ok(Some(Fault::new(Kind::Malformed, text)));
             }
         }
-        if deliveries.is_empty() {
+        if bytes == 0 {
+            // Emitted nothing: every delivery has some bytes.
             return Ok(None);
         }
         self.sink.begin(Instant::now())?;
-        self.output(partition, message.offset(), None, None);
-        for delivery in &deliveries {
-            self.sink.write(message, checked, delivery)?;
+        self.output(slot, message.offset(), None, None);
+        for delivery in deliveries() {
+            self.sink.write(message, checked, &delivery)?;
         }
         Ok(None)
     }
 
-    fn output(&mut self, partition: &TopicPartition, offset: i64, dead_letter_cut: Option<bool>, fault: Option<Fault>) {
+    fn output(&mut self, slot: Slot, offset: i64, dead_letter_cut: Option<bool>, fault: Option<Fault>) {
         self.outputs += 1;
         self.last_output = Some(LastOutput {
-            partition: partition.clone(),
+            slot,
             offset,
             dead_letter_cut,
             fault,

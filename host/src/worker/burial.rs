@@ -52,7 +52,7 @@ impl Worker {
         };
         let headers = dead_letter::headers(origin, culprit, fault, attempts, SystemTime::now());
         self.sink.begin(Instant::now())?;
-        self.output(partition, message.offset(), Some(!whole), Some(fault.clone()));
+        self.output(slot, message.offset(), Some(!whole), Some(fault.clone()));
         let cut = self
             .sink
             .write_dead_letter(self.task.dead_letters, message, &headers, whole)?;

@@ -122,14 +122,20 @@ impl Worker {
         if self.halving.refused(self.outputs) == Next::Repeat {
             return Ok(());
         }
-        let Some(last) = self.last_output.take() else {
-            bail!("topic {topic} refuses a transaction without records ({code})");
+        let last = self.last_output.take();
+        let partition = last
+            .as_ref()
+            .and_then(|last| self.assignment.partition(last.slot))
+            .cloned();
+        let (Some(last), Some(partition)) = (last, partition) else {
+            // The partition has gone, and its next owner will find the record.
+            return Ok(());
         };
         if last.dead_letter_cut == Some(true) {
             bail!("even the shortest dead letter is refused for topic {topic} ({code}); check the topic's settings");
         }
         self.condemned = Some(Condemned {
-            partition: last.partition,
+            partition,
             offset: last.offset,
             // A refused dead letter keeps its own reason.
             fault: last

@@ -10,3 +10,4 @@ mod faults;
 mod lifecycle;
 mod noaa;
 mod records;
+mod retention;
