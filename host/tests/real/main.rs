@@ -4,9 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod at_least_once;
 mod exactly_once;
 mod example;
 mod faults;
+mod graph;
 mod lifecycle;
 mod noaa;
 mod records;
