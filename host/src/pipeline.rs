@@ -122,6 +122,7 @@ impl CaughtUp {
 /// When a client cannot be made or the listener's address is taken.
 pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Options) -> Result<Running> {
     let partitions = Arc::new(topics::check(pipeline, true).await?);
+    let message_limit = topics::smallest_message_limit(pipeline).await?;
     let instance = match &pipeline.instance {
         Some(instance) => instance.value.clone(),
         None => uuid::Uuid::new_v4().simple().to_string(),
@@ -151,6 +152,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
             ready,
             instance: &instance,
             partitions: &partitions,
+            message_limit,
             plugin_metrics: stage_metrics.plugin(&ready.plugin.description.name),
             metrics: stage_metrics,
             status: stage_status,
@@ -185,6 +187,7 @@ struct Launch<'a> {
     ready: &'a Ready,
     instance: &'a str,
     partitions: &'a Arc<BTreeMap<String, i32>>,
+    message_limit: Option<u64>,
     metrics: StageMetrics,
     plugin_metrics: Arc<PluginMetrics>,
     status: &'a Arc<StageStatus>,
@@ -232,7 +235,7 @@ impl Launch<'_> {
         let consumer = Consumer::new(&consumer_name, &settings::consumer(kafka, &stage.group, ASSIGNOR))?;
         // The mark beside committed offsets must tell incarnations apart, also where `instance` is stable.
         let incarnation = format!("{name} {}", uuid::Uuid::new_v4().simple());
-        let properties = settings::producer(kafka, transactional_id);
+        let properties = settings::producer(kafka, transactional_id, self.message_limit);
         let sink = Sink::new(incarnation, properties, guarantee, destinations.collect());
         let task = Task {
             stage: stage.name.value.clone(),

@@ -87,3 +87,14 @@ fn named_topics(pipeline: &Pipeline) -> Vec<(String, config::Location, String)> 
     }
     named
 }
+
+/// The smallest `max.message.bytes` of the topics that the pipeline writes; none where the brokers do not tell.
+///
+/// # Errors
+/// When the client cannot be made.
+pub(crate) async fn smallest_message_limit(pipeline: &Pipeline) -> Result<Option<u64>> {
+    let outputs = pipeline.stages.iter().flat_map(|stage| stage.outputs.topics());
+    let dead_letters = pipeline.stages.iter().map(|stage| &stage.on_fault.dead_letter);
+    let names: BTreeSet<&str> = outputs.chain(dead_letters).map(|topic| topic.value.as_str()).collect();
+    Ok(Topics::connect(&pipeline.kafka)?.smallest_message_limit(&names).await)
+}

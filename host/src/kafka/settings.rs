@@ -34,8 +34,12 @@ pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConf
     config
 }
 
-/// The configuration of a worker's producer; without `transactional_id` it is idempotent only.
-pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>) -> ClientConfig {
+/// librdkafka's own default, which fits the brokers' default of `max.message.bytes`.
+const BATCH_BYTES_MAX: u64 = 1_000_000;
+
+/// The configuration of a worker's producer; without `transactional_id` it is idempotent only. `message_limit`: the smallest
+/// `max.message.bytes` of the topics that it writes, if known.
+pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>, message_limit: Option<u64>) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("enable.idempotence", "true")
@@ -49,6 +53,9 @@ pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>) -> ClientC
         // Back-to-back transactions meet CONCURRENT_TRANSACTIONS for some milliseconds; the default waits 100.
         .set("retry.backoff.ms", "20")
         .set("allow.auto.create.topics", "false");
+    // The topic's limit is one of whole batches: a larger batch would be refused although every record in it is small.
+    let batch_bytes = message_limit.unwrap_or(BATCH_BYTES_MAX).clamp(1, BATCH_BYTES_MAX);
+    config.set("batch.size", batch_bytes.to_string());
     let timeout_ms = kafka.transaction_timeout().as_millis().to_string();
     if let Some(id) = transactional_id {
         config

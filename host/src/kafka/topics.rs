@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
@@ -64,6 +64,21 @@ impl Topics {
             }
         };
         Ok(names.iter().map(|name| (name.clone(), found(name))).collect())
+    }
+
+    /// The smallest `max.message.bytes` of these topics; none where the brokers do not tell (an old one, or a missing right).
+    pub(crate) async fn smallest_message_limit(&self, names: &BTreeSet<&str>) -> Option<u64> {
+        let topics: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let described = match self.admin.describe_configs(&topics, &options).await {
+            Ok(described) => described,
+            Err(error) => {
+                tracing::debug!(%error, "the brokers do not tell the settings of topics");
+                return None;
+            }
+        };
+        let limit = |topic: ConfigResource| topic.get("max.message.bytes")?.value.as_ref()?.parse().ok();
+        described.into_iter().flatten().filter_map(limit).min()
     }
 
     /// Creates topics; one that exists by now is fine.

@@ -219,6 +219,31 @@ fn a_value_at_the_topics_limit_passes_and_one_byte_more_is_refused() {
     }
 }
 
+/// A topic's limit is one of whole produce batches, so many small records must not come to one that is refused.
+#[test]
+fn small_records_for_a_topic_with_a_small_limit_are_never_refused() {
+    let app = unique("records");
+    let [input, output, letters] = ["in", "out", "dead-letters"].map(|name| format!("{app}.{name}"));
+    kafka::create_topic(&input, 1, &[]);
+    kafka::create_topic(&output, 1, &[("max.message.bytes", "5000")]);
+    kafka::create_topic(&letters, 1, &[]);
+    // Not compressible, or the batches would be small whatever the host does.
+    let mut rng = rng::Rng::new(1);
+    let sent: Vec<Record> = (0..5_000)
+        .map(|number| {
+            let value: Vec<u8> = (0..25).flat_map(|_| rng.next().to_le_bytes()).collect();
+            Record::new(format!("{number}"), value)
+        })
+        .collect();
+    kafka::produce(&input, None, &sent);
+    let pipeline = Pipeline::new(&app).stage("pass", &guest("identity"), json!({}), &input, &output);
+    let printed = Invocation::catch_up(&pipeline.write()).exits(0, PATIENCE);
+
+    assert!(!printed.stderr.contains("refused"), "{}", printed.stderr);
+    assert_eq!(kafka::read_committed(&output).len(), sent.len());
+    assert_eq!(kafka::read_committed(&letters).len(), 0);
+}
+
 /// Larger than what the host's producer sends by default, so that no broker ever sees the record.
 #[test]
 fn a_value_beyond_the_producers_limit_is_refused() {
