@@ -157,6 +157,7 @@ fn run(arguments: &Run) -> Result<()> {
     let stages = prepare::stages(&pipeline, &runtime)?;
     let options = Options {
         until_caught_up: arguments.until_caught_up,
+        embedded: false,
         shutdown_deadline: arguments.shutdown_deadline,
     };
     asynchronously(pipeline::run(&pipeline, stages, &options))

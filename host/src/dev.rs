@@ -116,6 +116,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let options = Options {
         until_caught_up: true,
+        embedded: true,
         shutdown_deadline: Duration::from_secs(10),
     };
     let began = Instant::now();

@@ -35,9 +35,11 @@ const LAG_INTERVAL_CATCHING_UP: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// End when every input is read to its end and all is committed.
-    pub until_caught_up: bool,
+    pub(crate) until_caught_up: bool,
+    /// The broker is the one of `dev`.
+    pub(crate) embedded: bool,
     /// How long workers may take to finish after they were told to stop.
-    pub shutdown_deadline: Duration,
+    pub(crate) shutdown_deadline: Duration,
 }
 
 /// What stops a pipeline from outside.
@@ -122,7 +124,11 @@ impl CaughtUp {
 /// When a client cannot be made or the listener's address is taken.
 pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Options) -> Result<Running> {
     let partitions = Arc::new(topics::check(pipeline, true).await?);
-    let message_limit = topics::smallest_message_limit(pipeline).await?;
+    // The embedded broker does not know the question, and it would be asked in vain until its timeout.
+    let message_limit = match options.embedded {
+        true => None,
+        false => topics::smallest_message_limit(pipeline).await?,
+    };
     let instance = match &pipeline.instance {
         Some(instance) => instance.value.clone(),
         None => uuid::Uuid::new_v4().simple().to_string(),
