@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::json;
 
 use crate::support::guests::guest;
@@ -16,6 +20,22 @@ fn numbered(partition: i32, numbers: std::ops::Range<usize>) -> Vec<Record> {
     numbers
         .map(|number| Record::new(format!("{partition}"), format!("{partition} {number}")))
         .collect()
+}
+
+/// Deletes the records of a partition before an offset, as retention does.
+fn delete_before(topic: &str, partition: i32, offset: i64) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka::bootstrap());
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset))
+        .unwrap();
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let answered = runtime.block_on(admin.delete_records(&list, &options)).unwrap();
+    for element in answered.elements() {
+        element.error().unwrap();
+    }
 }
 
 struct Case {
@@ -57,7 +77,7 @@ fn a_reader_that_retention_overtakes_goes_on_with_what_is_left() {
     let mut case = start("overtaken");
     case.host.freeze();
     kafka::produce(&case.input, Some(1), &numbered(1, 100..1_100));
-    kafka::delete_before(&case.input, 1, 600);
+    delete_before(&case.input, 1, 600);
     kafka::produce(&case.input, Some(0), &numbered(0, 100..3_100));
     case.host.thaw();
     kafka::produce(&case.input, Some(0), &numbered(0, 3_100..6_100));

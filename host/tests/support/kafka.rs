@@ -163,19 +163,6 @@ pub(crate) fn create_topic(name: &str, partitions: i32, settings: &[(&str, &str)
     });
 }
 
-/// Deletes the records of a partition before an offset, as retention does.
-pub(crate) fn delete_before(topic: &str, partition: i32, offset: i64) {
-    let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(offset))
-        .unwrap();
-    let options = AdminOptions::new().operation_timeout(Some(REQUEST));
-    let answered = block_on(admin.delete_records(&list, &options)).unwrap();
-    for element in answered.elements() {
-        element.error().unwrap();
-    }
-}
-
 fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .build()
