@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{self, Broker, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::kafka::embedded::Embedded;
-use crate::pipeline::{self, Options};
+use crate::pipeline::{self, Options, Signals};
 use crate::plugin::runtime::Runtime;
 use crate::{build, prepare, topics};
 
@@ -152,15 +152,18 @@ fn asynchronously<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 fn run(arguments: &Run) -> Result<()> {
-    let pipeline = load(&arguments.pipeline, Broker::Configured)?;
-    let runtime = Runtime::new()?;
-    let stages = prepare::stages(&pipeline, &runtime)?;
-    let options = Options {
-        until_caught_up: arguments.until_caught_up,
-        embedded: false,
-        shutdown_deadline: arguments.shutdown_deadline,
-    };
-    asynchronously(pipeline::run(&pipeline, stages, &options))
+    asynchronously(async {
+        let signals = Signals::new()?;
+        let pipeline = load(&arguments.pipeline, Broker::Configured)?;
+        let runtime = Runtime::new()?;
+        let stages = prepare::stages(&pipeline, &runtime)?;
+        let options = Options {
+            until_caught_up: arguments.until_caught_up,
+            embedded: false,
+            shutdown_deadline: arguments.shutdown_deadline,
+        };
+        pipeline::run(&pipeline, stages, &options, signals).await
+    })
 }
 
 fn dev(arguments: &Dev) -> Result<()> {

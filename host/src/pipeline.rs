@@ -403,10 +403,14 @@ fn ended(worker: Thread) {
 ///
 /// # Errors
 /// When the pipeline cannot start, a stage has stopped, or the end took longer than its deadline.
-pub(crate) async fn run(pipeline: &Pipeline, stages: Vec<Ready>, options: &Options) -> Result<()> {
+pub(crate) async fn run(
+    pipeline: &Pipeline,
+    stages: Vec<Ready>,
+    options: &Options,
+    mut signals: Signals,
+) -> Result<()> {
     let mut running = start(pipeline, stages, options).await?;
     tracing::info!(app = pipeline.app.value, stages = pipeline.stages.len(), "running");
-    let mut signals = Signals::new()?;
     loop {
         tokio::select! {
             signal = signals.next() => {
@@ -431,14 +435,16 @@ pub(crate) async fn run(pipeline: &Pipeline, stages: Vec<Ready>, options: &Optio
         .context("shut down")?
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
+/// SIGTERM and SIGINT. Made before anything else: a signal that comes while plugins are compiled is kept, and ends the run cleanly.
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    /// # Errors
+    /// When the operating system refuses.
+    pub(crate) fn new() -> Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,

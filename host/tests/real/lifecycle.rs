@@ -54,6 +54,22 @@ fn sigterm_under_load_ends_in_time_with_everything_committed() {
     assert_eq!(topics.verdict(&sent), []);
 }
 
+/// A process that is told to end before it has begun is no failure either: plugins are compiled for some 100 ms first.
+#[test]
+fn sigterm_while_starting_ends_cleanly_too() {
+    let topics = Topics::create("starting");
+    let mut host = Invocation::run(&topics.pipeline(1).write()).start();
+    // The signal counts from the moment that the process listens for it; until then it would be the shell's own.
+    wait_for("the process to handle SIGTERM", PATIENCE, || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught & (1 << (15 - 1)) != 0).then_some(())
+    });
+    host.terminate();
+    host.exits(0, DRAIN);
+}
+
 #[test]
 fn until_caught_up_ends_when_all_is_done_and_has_nothing_to_do_again() {
     let topics = Topics::create("caught-up");
