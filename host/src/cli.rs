@@ -140,11 +140,18 @@ fn load(path: &Path, broker: Broker) -> Result<Pipeline> {
 }
 
 fn asynchronously<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    finish(async_runtime()?, work)
+}
+
+fn async_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("start the async runtime")?;
+        .context("start the async runtime")
+}
+
+fn finish<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = Result<T>>) -> Result<T> {
     let done = runtime.block_on(work);
     // A blocking call that never returns, a stuck client for one, must not hold the exit up.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -152,18 +159,20 @@ fn asynchronously<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 fn run(arguments: &Run) -> Result<()> {
-    asynchronously(async {
-        let signals = Signals::new()?;
-        let pipeline = load(&arguments.pipeline, Broker::Configured)?;
-        let runtime = Runtime::new()?;
-        let stages = prepare::stages(&pipeline, &runtime)?;
-        let options = Options {
-            until_caught_up: arguments.until_caught_up,
-            embedded: false,
-            shutdown_deadline: arguments.shutdown_deadline,
-        };
-        pipeline::run(&pipeline, stages, &options, signals).await
-    })
+    let async_runtime = async_runtime()?;
+    let signals = {
+        let _inside = async_runtime.enter();
+        Signals::new()?
+    };
+    let pipeline = load(&arguments.pipeline, Broker::Configured)?;
+    let runtime = Runtime::new()?;
+    let stages = prepare::stages(&pipeline, &runtime)?;
+    let options = Options {
+        until_caught_up: arguments.until_caught_up,
+        embedded: false,
+        shutdown_deadline: arguments.shutdown_deadline,
+    };
+    finish(async_runtime, pipeline::run(&pipeline, stages, &options, signals))
 }
 
 fn dev(arguments: &Dev) -> Result<()> {

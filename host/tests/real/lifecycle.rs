@@ -58,7 +58,8 @@ fn sigterm_under_load_ends_in_time_with_everything_committed() {
 #[test]
 fn sigterm_while_starting_ends_cleanly_too() {
     let topics = Topics::create("starting");
-    let mut host = Invocation::run(&topics.pipeline(1).write()).start();
+    let pipeline = topics.pipeline(1);
+    let mut host = Invocation::run(&pipeline.write()).start();
     // The signal counts from the moment that the process listens for it; until then it would be the shell's own.
     wait_for("the process to handle SIGTERM", PATIENCE, || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid())).ok()?;
