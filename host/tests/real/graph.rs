@@ -7,16 +7,7 @@ use serde_json::json;
 use crate::support::guests::guest;
 use crate::support::host::{Invocation, Pipeline};
 use crate::support::kafka::{self, Record};
-use crate::support::{PATIENCE, unique};
-
-/// How often each value is in a topic.
-fn counts(topic: &str) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for placed in kafka::read_committed(topic) {
-        *counts.entry(placed.record.value_text().to_owned()).or_default() += 1;
-    }
-    counts
-}
+use crate::support::{PATIENCE, unique, value_counts};
 
 /// `split` sends to `a`, to `b`, to both, or to `other`; two stages bring `a` and `b` together in one topic again.
 #[test]
@@ -54,10 +45,13 @@ fn a_graph_that_branches_and_joins_sends_every_record_where_it_belongs() {
             .map(|number| (value(number), times(number)))
             .collect()
     };
-    assert_eq!(counts(&topic("joined")), expected(&|number| [1, 1, 2, 0][number % 4]));
     assert_eq!(
-        counts(&topic("other")),
+        value_counts(&topic("joined")),
+        expected(&|number| [1, 1, 2, 0][number % 4])
+    );
+    assert_eq!(
+        value_counts(&topic("other")),
         expected(&|number| usize::from(number % 4 == 3))
     );
-    assert_eq!(counts(&topic("dead-letters")), BTreeMap::new());
+    assert_eq!(value_counts(&topic("dead-letters")), BTreeMap::new());
 }

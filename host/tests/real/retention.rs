@@ -1,6 +1,5 @@
 //! Records that retention deletes before they are read: lost, loudly, and nothing else is.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -12,7 +11,7 @@ use serde_json::json;
 use crate::support::guests::guest;
 use crate::support::host::{Host, Invocation, Pipeline};
 use crate::support::kafka::{self, Record};
-use crate::support::{PATIENCE, unique};
+use crate::support::{PATIENCE, unique, value_counts};
 
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -61,15 +60,6 @@ fn start(name: &str) -> Case {
     Case { input, output, host }
 }
 
-/// The values that came out, each with how often.
-fn counts(output: &str) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for placed in kafka::read_committed(output) {
-        *counts.entry(placed.record.value_text().to_owned()).or_default() += 1;
-    }
-    counts
-}
-
 /// The reader is overtaken while it is frozen: what it fetches next does not exist any more. The other partition has records in the
 /// open transaction then, which must neither be lost nor come twice.
 #[test]
@@ -86,7 +76,7 @@ fn a_reader_that_retention_overtakes_goes_on_with_what_is_left() {
     case.host.terminate();
     case.host.exits(0, DRAIN);
 
-    let counts = counts(&case.output);
+    let counts = value_counts(&case.output);
     let doubled: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
     assert!(doubled.is_empty(), "{doubled:?}");
     let missing = |partition: i32, numbers: std::ops::Range<usize>| {

@@ -13,6 +13,7 @@ pub(crate) mod offsets_log;
 pub(crate) mod rng;
 pub(crate) mod wire;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -60,4 +61,13 @@ pub(crate) fn free_port() -> u16 {
 /// A path inside the checkout.
 pub(crate) fn checkout(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+/// How often each value is in a topic.
+pub(crate) fn value_counts(topic: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for placed in kafka::read_committed(topic) {
+        *counts.entry(placed.record.value_text().to_owned()).or_default() += 1;
+    }
+    counts
 }
