@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::fault::Kind;
 
@@ -76,7 +76,6 @@ impl MetricConstructor<Histogram> for PluginBuckets {
 }
 
 /// All numbers of one process.
-#[derive(Default)]
 pub(crate) struct Metrics {
     registry: Registry,
     records_in: Family<OfStage, Counter>,
@@ -97,102 +96,108 @@ pub(crate) struct Metrics {
     memory: Family<OfStage, Gauge>,
     running: Family<OfStage, Gauge>,
     lag: Family<OfPartition, Gauge>,
-    call_seconds: Option<Family<OfStage, Histogram, Seconds>>,
-    commit_seconds: Option<Family<OfStage, Histogram, Seconds>>,
+    call_seconds: Family<OfStage, Histogram, Seconds>,
+    commit_seconds: Family<OfStage, Histogram, Seconds>,
     plugin_counters: Family<OfPlugin, Counter>,
     plugin_gauges: Family<OfPlugin, Value>,
-    plugin_histograms: Option<Family<OfPlugin, Histogram, PluginBuckets>>,
+    plugin_histograms: Family<OfPlugin, Histogram, PluginBuckets>,
+}
+
+/// Names a metric and tells what it is.
+fn told<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn family<L, M>(registry: &mut Registry, name: &str, help: &str) -> Family<L, M>
+where
+    L: Clone + std::hash::Hash + Eq,
+    M: Default,
+    Family<L, M>: Metric,
+{
+    told(registry, name, help, Family::default())
 }
 
 impl Metrics {
     pub(crate) fn new() -> Arc<Self> {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("wasmill"),
-            ..Self::default()
-        };
-        let call_seconds = Family::new_with_constructor(Seconds);
-        let commit_seconds = Family::new_with_constructor(Seconds);
-        let plugin_histograms = Family::new_with_constructor(PluginBuckets);
-        let r = &mut metrics.registry;
-        r.register("records_in", "Records given to the plugin", metrics.records_in.clone());
-        r.register(
+        let mut registry = Registry::with_prefix("wasmill");
+        let r = &mut registry;
+        let records_in = family(r, "records_in", "Records given to the plugin");
+        let bytes_in = family(
+            r,
             "bytes_in",
             "Bytes given to the plugin: the keys, values and headers that it reads",
-            metrics.bytes_in.clone(),
         );
-        r.register("batches", "Calls of the plugin", metrics.batches.clone());
-        r.register("replies", "Answers of the plugin by kind", metrics.replies.clone());
-        r.register("records_out", "Records written", metrics.records_out.clone());
-        r.register(
-            "bytes_out",
-            "Bytes of keys and values written",
-            metrics.bytes_out.clone(),
-        );
-        r.register("faults", "Calls that ended in a fault, by kind", metrics.faults.clone());
-        r.register(
-            "dead_letters",
-            "Records written to the dead-letter topic, by kind",
-            metrics.dead_letters.clone(),
-        );
-        r.register("transactions", "Transactions by outcome", metrics.transactions.clone());
-        r.register(
-            "rebalances",
-            "Rebalances of the group by kind",
-            metrics.rebalances.clone(),
-        );
-        r.register(
-            "fenced",
-            "Times that a worker found itself fenced",
-            metrics.fenced.clone(),
-        );
-        r.register("rewinds", "Returns to the committed offsets", metrics.rewinds.clone());
-        r.register("instances", "Plugin instances made", metrics.instances.clone());
-        r.register(
-            "plugin_log_lines_dropped",
-            "Lines of a plugin beyond the rate",
-            metrics.dropped_lines.clone(),
-        );
-        r.register(
+        let batches = family(r, "batches", "Calls of the plugin");
+        let replies = family(r, "replies", "Answers of the plugin by kind");
+        let records_out = family(r, "records_out", "Records written");
+        let bytes_out = family(r, "bytes_out", "Bytes of keys and values written");
+        let faults = family(r, "faults", "Calls that ended in a fault, by kind");
+        let dead_letters = family(r, "dead_letters", "Records written to the dead-letter topic, by kind");
+        let transactions = family(r, "transactions", "Transactions by outcome");
+        let rebalances = family(r, "rebalances", "Rebalances of the group by kind");
+        let fenced = family(r, "fenced", "Times that a worker found itself fenced");
+        let rewinds = family(r, "rewinds", "Returns to the committed offsets");
+        let instances = family(r, "instances", "Plugin instances made");
+        let dropped_lines = family(r, "plugin_log_lines_dropped", "Lines of a plugin beyond the rate");
+        let dropped_plugin_metrics = family(
+            r,
             "plugin_metrics_dropped",
             "Plugin metric calls with a name that is not allowed or one too many",
-            metrics.dropped_plugin_metrics.clone(),
         );
-        r.register(
-            "instance_memory_bytes",
-            "Memory of one instance after its last call",
-            metrics.memory.clone(),
-        );
-        r.register(
-            "stage_running",
-            "1 while the stage runs, 0 when it has stopped",
-            metrics.running.clone(),
-        );
-        r.register(
+        let memory = family(r, "instance_memory_bytes", "Memory of one instance after its last call");
+        let running = family(r, "stage_running", "1 while the stage runs, 0 when it has stopped");
+        let lag = family(
+            r,
             "lag_records",
             "Records between the committed offset and the end of the partition",
-            metrics.lag.clone(),
         );
-        r.register("call_seconds", "Time of one call of the plugin", call_seconds.clone());
-        r.register("commit_seconds", "Time of one commit", commit_seconds.clone());
-        r.register(
-            "plugin_counter",
-            "Counters of the plugin's own",
-            metrics.plugin_counters.clone(),
+        let call_seconds = told(
+            r,
+            "call_seconds",
+            "Time of one call of the plugin",
+            Family::new_with_constructor(Seconds),
         );
-        r.register(
-            "plugin_gauge",
-            "Gauges of the plugin's own",
-            metrics.plugin_gauges.clone(),
+        let commit_seconds = told(
+            r,
+            "commit_seconds",
+            "Time of one commit",
+            Family::new_with_constructor(Seconds),
         );
-        r.register(
+        let plugin_counters = family(r, "plugin_counter", "Counters of the plugin's own");
+        let plugin_gauges = family(r, "plugin_gauge", "Gauges of the plugin's own");
+        let plugin_histograms = told(
+            r,
             "plugin_histogram",
             "Histograms of the plugin's own",
-            plugin_histograms.clone(),
+            Family::new_with_constructor(PluginBuckets),
         );
-        metrics.call_seconds = Some(call_seconds);
-        metrics.commit_seconds = Some(commit_seconds);
-        metrics.plugin_histograms = Some(plugin_histograms);
-        Arc::new(metrics)
+        Arc::new(Self {
+            registry,
+            records_in,
+            bytes_in,
+            batches,
+            replies,
+            records_out,
+            bytes_out,
+            faults,
+            dead_letters,
+            transactions,
+            rebalances,
+            fenced,
+            rewinds,
+            instances,
+            dropped_lines,
+            dropped_plugin_metrics,
+            memory,
+            running,
+            lag,
+            call_seconds,
+            commit_seconds,
+            plugin_counters,
+            plugin_gauges,
+            plugin_histograms,
+        })
     }
 
     /// The text that `/metrics` answers with.
@@ -219,14 +224,8 @@ impl Metrics {
             instances: counter(&self.instances),
             memory: self.memory.get_or_create_owned(&of_stage),
             running: self.running.get_or_create_owned(&of_stage),
-            call_seconds: self
-                .call_seconds
-                .as_ref()
-                .map(|family| family.get_or_create_owned(&of_stage)),
-            commit_seconds: self
-                .commit_seconds
-                .as_ref()
-                .map(|family| family.get_or_create_owned(&of_stage)),
+            call_seconds: self.call_seconds.get_or_create_owned(&of_stage),
+            commit_seconds: self.commit_seconds.get_or_create_owned(&of_stage),
             replies: REPLY_KINDS.map(|kind| self.of_kind(&self.replies, stage, kind)),
             dead_letters: Kind::ALL.map(|kind| self.of_kind(&self.dead_letters, stage, kind.as_str())),
             faults: Kind::ALL.map(|kind| self.of_kind(&self.faults, stage, kind.as_str())),
@@ -257,8 +256,8 @@ pub(crate) struct StageMetrics {
     pub(crate) instances: Counter,
     pub(crate) memory: Gauge,
     pub(crate) running: Gauge,
-    pub(crate) call_seconds: Option<Histogram>,
-    pub(crate) commit_seconds: Option<Histogram>,
+    pub(crate) call_seconds: Histogram,
+    pub(crate) commit_seconds: Histogram,
     pub(crate) replies: [Counter; 5],
     dead_letters: [Counter; 7],
     faults: [Counter; 7],
@@ -392,12 +391,7 @@ impl PluginMetrics {
     }
 
     /// Finds or makes the metric and uses it; a name that is not allowed, one too many, or of another kind is dropped and counted.
-    fn with(
-        &self,
-        name: &str,
-        make: impl FnOnce(&Metrics, &OfPlugin) -> Option<Own>,
-        apply: impl FnOnce(&Own) -> bool,
-    ) {
+    fn with(&self, name: &str, make: impl FnOnce(&Metrics, &OfPlugin) -> Own, apply: impl FnOnce(&Own) -> bool) {
         let Some(all) = &self.all else {
             return;
         };
@@ -408,9 +402,7 @@ impl PluginMetrics {
                 plugin: self.plugin.clone(),
                 name: name.to_owned(),
             };
-            if let Some(own) = make(all, &labels) {
-                names.insert(name.to_owned(), own);
-            }
+            names.insert(name.to_owned(), make(all, &labels));
         }
         if !names.get(name).is_some_and(apply) {
             self.dropped.inc();
@@ -419,17 +411,16 @@ impl PluginMetrics {
 }
 
 impl Metrics {
-    fn new_counter(&self, labels: &OfPlugin) -> Option<Own> {
-        Some(Own::Counter(self.plugin_counters.get_or_create_owned(labels)))
+    fn new_counter(&self, labels: &OfPlugin) -> Own {
+        Own::Counter(self.plugin_counters.get_or_create_owned(labels))
     }
 
-    fn new_gauge(&self, labels: &OfPlugin) -> Option<Own> {
-        Some(Own::Gauge(self.plugin_gauges.get_or_create_owned(labels)))
+    fn new_gauge(&self, labels: &OfPlugin) -> Own {
+        Own::Gauge(self.plugin_gauges.get_or_create_owned(labels))
     }
 
-    fn new_histogram(&self, labels: &OfPlugin) -> Option<Own> {
-        let family = self.plugin_histograms.as_ref()?;
-        Some(Own::Histogram(family.get_or_create_owned(labels)))
+    fn new_histogram(&self, labels: &OfPlugin) -> Own {
+        Own::Histogram(self.plugin_histograms.get_or_create_owned(labels))
     }
 }
 

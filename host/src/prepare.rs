@@ -15,7 +15,7 @@ use crate::build;
 use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage, suggestion};
 use crate::fault::Kind;
 use crate::metrics::PluginMetrics;
-use crate::plugin::component::{self, Limits, Plugin, Wanted};
+use crate::plugin::component::{self, Binary, Limits, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
 use crate::plugin::runtime::Runtime;
@@ -56,7 +56,8 @@ fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> 
         PluginSource::CrateFolder { path } => build::plugin_crate(path).map_err(at_plugin)?,
     };
     let executor = Arc::new(Executor::new().context("start the executor").map_err(at_plugin)?);
-    let plugin = component::load(runtime, wanted(stage, &file), &executor)
+    let plugin = Binary::read(&file)
+        .and_then(|binary| component::load(runtime, &binary, wanted(stage), &executor))
         .with_context(|| file.display().to_string())
         .map_err(at_plugin)?;
     let plugin = Arc::new(plugin);
@@ -86,14 +87,13 @@ fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> 
     }
 }
 
-fn wanted<'a>(stage: &'a Stage, file: &'a std::path::Path) -> Wanted<'a> {
+fn wanted(stage: &Stage) -> Wanted<'_> {
     let sha256 = match &stage.plugin.value {
         PluginSource::WasmFile { sha256, .. } => *sha256,
         PluginSource::CrateFolder { .. } => None,
     };
     Wanted {
         stage: &stage.name,
-        file,
         sha256,
         config: stage.config.value.to_string(),
         limits: Limits {

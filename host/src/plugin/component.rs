@@ -90,10 +90,47 @@ impl Plugin {
     }
 }
 
-/// Which file to load, for what.
+/// The bytes of a plugin file, read once, so that what is hashed is what is run.
+pub(crate) struct Binary {
+    pub(crate) bytes: Vec<u8>,
+    /// SHA-256, in hexadecimal.
+    pub(crate) digest: String,
+}
+
+impl Binary {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        let digest = hex(&Sha256::digest(&bytes));
+        Self { bytes, digest }
+    }
+
+    /// Reads a plugin file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is too large.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let size = std::fs::metadata(file).context("open the plugin file")?.len();
+        if size > FILE_BYTES_MAX {
+            bail!("the file has {size} bytes, the limit is {FILE_BYTES_MAX}; build it in release mode or strip it");
+        }
+        Ok(Self::new(std::fs::read(file).context("read the plugin file")?))
+    }
+
+    /// Tells a component from other files by the header that every binary has: magic, then version and layer. Layer 0 is a core module,
+    /// layer 1 a component.
+    fn check_layer(&self) -> Result<()> {
+        match self.bytes.get(..8) {
+            Some([0, b'a', b's', b'm', _, _, 1, 0]) => Ok(()),
+            Some([0, b'a', b's', b'm', _, _, 0, 0]) => {
+                bail!("this is a core module, not a component; build it with `--target wasm32-wasip2`")
+            }
+            _ => bail!("this is not a WebAssembly file; a plugin is a component, built with `--target wasm32-wasip2`"),
+        }
+    }
+}
+
+/// What to load a plugin for.
 pub(crate) struct Wanted<'a> {
     pub(crate) stage: &'a str,
-    pub(crate) file: &'a Path,
     /// The SHA-256 that the file must have.
     pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) config: String,
@@ -104,18 +141,18 @@ pub(crate) struct Wanted<'a> {
 ///
 /// # Errors
 /// Says what about the file does not fit, and what to do.
-pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executor>) -> Result<Plugin> {
-    let bytes = read(wanted.file)?;
-    let digest = hex(&Sha256::digest(&bytes));
+pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, executor: &Arc<Executor>) -> Result<Plugin> {
+    binary.check_layer()?;
+    let digest = &binary.digest;
     if let Some(pinned) = wanted.sha256
-        && hex(&pinned) != digest
+        && hex(&pinned) != *digest
     {
         bail!(
             "the file's sha256 is {digest}, but `sha256` wants {}; if this file is meant, put its digest there",
             hex(&pinned)
         );
     }
-    let component = Component::from_binary(&runtime.engine, &bytes)
+    let component = Component::from_binary(&runtime.engine, &binary.bytes)
         .map_err(anyhow::Error::from)
         .context("the component cannot be compiled; the file may be damaged, build it again")?;
     check_imports(runtime, &component)?;
@@ -137,7 +174,7 @@ pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executo
             reads: super::contract::Parts::empty(),
             attributes: Vec::new(),
         },
-        digest,
+        digest: digest.clone(),
         stage: wanted.stage.to_owned(),
         config: wanted.config,
         limits: wanted.limits,
@@ -153,22 +190,6 @@ pub(crate) fn load(runtime: &Runtime, wanted: Wanted<'_>, executor: &Arc<Executo
     let mut plugin = Arc::into_inner(plugin).ok_or_else(|| anyhow!("a described instance is still alive"))?;
     plugin.description = described;
     Ok(plugin)
-}
-
-fn read(file: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(file).context("open the plugin file")?.len();
-    if size > FILE_BYTES_MAX {
-        bail!("the file has {size} bytes, the limit is {FILE_BYTES_MAX}; build it in release mode or strip it");
-    }
-    let bytes = std::fs::read(file).context("read the plugin file")?;
-    // The header of every binary: magic, then version and layer. Layer 0 is a core module, layer 1 a component.
-    match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', _, _, 1, 0]) => Ok(bytes),
-        Some([0, b'a', b's', b'm', _, _, 0, 0]) => {
-            bail!("this is a core module, not a component; build it with `--target wasm32-wasip2`")
-        }
-        _ => bail!("this is not a WebAssembly file; a plugin is a component, built with `--target wasm32-wasip2`"),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::component::{self, Limits, Plugin, Wanted};
+use super::component::{self, Binary, Limits, Plugin, Wanted};
 use super::contract::{Batch, Emission, Entry, Header, HeadersOut, Message, Part, Span};
 use super::instance::{Executor, Instance};
 use super::runtime::Runtime;
@@ -63,14 +63,14 @@ struct Stand {
 impl Stand {
     fn new(crate_folder: &str, config: &str, limits: Limits) -> Self {
         let executor = Arc::new(Executor::new().unwrap());
+        let binary = Binary::read(&built(crate_folder)).unwrap();
         let wanted = Wanted {
             stage: "under-test",
-            file: &built(crate_folder),
             sha256: None,
             config: config.to_owned(),
             limits,
         };
-        let plugin = Arc::new(component::load(runtime(), wanted, &executor).unwrap());
+        let plugin = Arc::new(component::load(runtime(), &binary, wanted, &executor).unwrap());
         Self { plugin, executor }
     }
 

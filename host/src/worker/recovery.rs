@@ -72,9 +72,7 @@ impl Worker {
         if let Some(attempt) = self.attempt.take() {
             self.assignment.committed(&attempt.offsets, &mark);
         }
-        if let Some(seconds) = &self.metrics.commit_seconds {
-            seconds.observe(began.elapsed().as_secs_f64());
-        }
+        self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
         self.metrics.transaction("committed");
         self.halving.committed(self.outputs);
         self.closed();

@@ -84,9 +84,9 @@ fn memory_beyond_the_limit_is_a_fault_whoever_wants_it() {
 #[test]
 fn too_little_memory_for_an_instance_is_said_when_it_is_loaded() {
     let executor = Arc::new(crate::plugin::instance::Executor::new().unwrap());
+    let binary = crate::plugin::component::Binary::read(&super::built("host/tests/guests/misbehave")).unwrap();
     let wanted = crate::plugin::component::Wanted {
         stage: "under-test",
-        file: &super::built("host/tests/guests/misbehave"),
         sha256: None,
         config: "{}".to_owned(),
         limits: Limits {
@@ -94,7 +94,7 @@ fn too_little_memory_for_an_instance_is_said_when_it_is_loaded() {
             ..patient()
         },
     };
-    let error = crate::plugin::component::load(super::runtime(), wanted, &executor)
+    let error = crate::plugin::component::load(super::runtime(), &binary, wanted, &executor)
         .err()
         .unwrap();
     assert_eq!(

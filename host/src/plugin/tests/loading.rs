@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{patient, runtime};
-use crate::plugin::component::{self, Wanted};
+use crate::plugin::component::{self, Binary, Wanted};
 use crate::plugin::instance::Executor;
 
 const PREAMBLE: [u8; 8] = *b"\0asm\x0d\0\x01\0";
@@ -46,12 +46,12 @@ fn said_of(bytes: &[u8], sha256: Option<[u8; 32]>) -> String {
 fn said_of_file(file: &std::path::Path, sha256: Option<[u8; 32]>) -> String {
     let wanted = Wanted {
         stage: "under-test",
-        file,
         sha256,
         config: "{}".to_owned(),
         limits: patient(),
     };
-    let loaded = component::load(runtime(), wanted, &Arc::new(Executor::new().unwrap()));
+    let executor = Arc::new(Executor::new().unwrap());
+    let loaded = Binary::read(file).and_then(|binary| component::load(runtime(), &binary, wanted, &executor));
     format!("{:#}", loaded.err().expect("it is refused"))
 }
 
