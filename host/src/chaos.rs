@@ -11,6 +11,9 @@ pub(crate) enum Point {
     AfterOffsetsSent,
     DuringCommit,
     AfterCommit,
+    SwapLoaded,
+    SwapRecorded,
+    SwapPublished,
     /// Not a kill: the commit's answer is lost, whether it was applied or not.
     CommitUnknown,
 }
@@ -92,6 +95,9 @@ mod armed {
             Point::AfterOffsetsSent => "after-offsets-sent",
             Point::DuringCommit => "during-commit",
             Point::AfterCommit => "after-commit",
+            Point::SwapLoaded => "swap-loaded",
+            Point::SwapRecorded => "swap-recorded",
+            Point::SwapPublished => "swap-published",
             Point::CommitUnknown => "commit-unknown",
         }
     }

@@ -2,20 +2,24 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
 
+mod admin;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, Broker, ConfigErrors, Pipeline, PluginSource};
+use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
 use crate::plugin::runtime::Runtime;
+use crate::swap::store::Store;
 use crate::{build, prepare, topics};
 
 /// Runs WebAssembly plugins over Kafka streams, exactly once.
@@ -50,6 +54,14 @@ enum Command {
     Check(Check),
     /// Builds plugin crates and prints where the components are.
     Build(Build),
+    /// Shows how a running process is.
+    Status(admin::Status),
+    /// Lists, pauses and resumes the stages of a running process.
+    #[command(subcommand)]
+    Stage(admin::StageCommand),
+    /// Lists, swaps and rolls back the plugins of a running process.
+    #[command(subcommand)]
+    Plugin(admin::PluginCommand),
 }
 
 #[derive(Args)]
@@ -101,6 +113,9 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev(arguments),
         Command::Check(arguments) => check(arguments),
         Command::Build(arguments) => build(arguments),
+        Command::Status(arguments) => admin::status(arguments),
+        Command::Stage(command) => admin::stage(command),
+        Command::Plugin(command) => admin::plugin(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -165,12 +180,18 @@ fn run(arguments: &Run) -> Result<()> {
         Signals::new()?
     };
     let pipeline = load(&arguments.pipeline, Broker::Configured)?;
-    let runtime = Runtime::new()?;
-    let stages = prepare::stages(&pipeline, &runtime)?;
+    let runtime = Arc::new(Runtime::new()?);
+    let store = Store::open(&pipeline.state_dir, &pipeline.app).map_err(|error| {
+        let mistake = ConfigError::at(pipeline.state_dir.at, format!("`state.dir`: {error:#}"));
+        ConfigErrors::one(&pipeline.file, mistake)
+    })?;
+    let stages = prepare::stages(&pipeline, &runtime, Some(&store))?;
     let options = Options {
         until_caught_up: arguments.until_caught_up,
         embedded: false,
         shutdown_deadline: arguments.shutdown_deadline,
+        store: Some(Arc::new(store)),
+        runtime,
     };
     finish(async_runtime, pipeline::run(&pipeline, stages, &options, signals))
 }
@@ -183,8 +204,8 @@ fn dev(arguments: &Dev) -> Result<()> {
     };
     println!("{}", dev::banner());
     let records = dev::read_input(&pipeline, &wishes)?;
-    let runtime = Runtime::new()?;
-    let stages_of = |pipeline: &Pipeline| prepare::stages(pipeline, &runtime);
+    let runtime = Arc::new(Runtime::new()?);
+    let stages_of = |pipeline: &Pipeline| prepare::stages(pipeline, &runtime, None);
     let broker = Embedded::start()?;
     dev::create_topics(&pipeline, &broker)?;
     dev::adapt(&mut pipeline, &broker);
@@ -195,6 +216,7 @@ fn dev(arguments: &Dev) -> Result<()> {
         broker,
         records,
         &wishes,
+        Arc::clone(&runtime),
         &mut std::io::stdout().lock(),
     ))
 }
@@ -202,18 +224,23 @@ fn dev(arguments: &Dev) -> Result<()> {
 fn check(arguments: &Check) -> Result<()> {
     let pipeline = load(&arguments.pipeline, Broker::Configured)?;
     let runtime = Runtime::new()?;
-    let stages = prepare::stages(&pipeline, &runtime)?;
+    let stages = prepare::stages(&pipeline, &runtime, None)?;
     let mut out = std::io::stdout().lock();
     for ready in &stages {
-        let description = &ready.plugin.description;
+        let plugin = &ready.prepared.plugin;
+        let description = &plugin.description;
         writeln!(
             out,
             "stage `{}`: plugin {} {} ({}), sha256 {}",
             ready.stage.name.value,
             description.name,
             description.version,
-            ready.file.display(),
-            ready.plugin.digest
+            ready
+                .origin
+                .file
+                .as_ref()
+                .map_or_else(String::new, |file| file.display().to_string()),
+            plugin.digest
         )?;
     }
     if arguments.connect {

@@ -7,6 +7,7 @@
 //! files exist is a step of its own, [`Pipeline::check_files`].
 
 mod errors;
+mod faults;
 mod interpolate;
 mod json;
 mod kafka;
@@ -28,7 +29,7 @@ pub use errors::{At, ConfigError, ConfigErrors, Location};
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
 pub use model::{
     Admin, Batch, FaultPolicy, Guarantee, Input, Limits, NewTopic, OnFault, Outputs, Pipeline, PluginConfig,
-    PluginSource, PortOutput, Stage, Start, Topics,
+    PluginSource, PortOutput, Retry, Share, Stage, Start, Swap, Topics,
 };
 pub use secret::Secret;
 
@@ -79,7 +80,8 @@ pub fn parse(
     let mut root = yaml::parse(text, &mut errors).map_err(|error| ConfigErrors::one(path, error))?;
     interpolate::interpolate(&mut root, env, &mut errors);
     let context = Context::new(path, env);
-    let pipeline = pipeline::read(&Field::root(&context, &root), path, broker);
+    let shape = json::shape(&root);
+    let pipeline = pipeline::read(&Field::root(&context, &root), path, broker, shape);
     errors.extend(context.into_errors());
     ConfigErrors::collect(path, errors)?;
     pipeline.ok_or_else(|| ConfigErrors::one(path, ConfigError::whole_file("it cannot be read as a pipeline")))

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +16,7 @@ use crate::config::{At, Clients, Guarantee, KafkaProperty, KafkaValue, Pipeline,
 use crate::fixture::{self, Fixture};
 use crate::kafka::embedded::{self, Embedded, Output};
 use crate::pipeline::{self, Options};
+use crate::plugin::runtime::Runtime;
 use crate::prepare::Ready;
 
 /// Long enough for any example; a plugin that never answers is ended by its deadline long before.
@@ -112,12 +114,15 @@ pub(crate) async fn run(
     broker: Embedded,
     records: Vec<Fixture>,
     wishes: &Wishes,
+    runtime: Arc<Runtime>,
     out: &mut impl Write,
 ) -> Result<()> {
     let options = Options {
         until_caught_up: true,
         embedded: true,
         shutdown_deadline: Duration::from_secs(10),
+        store: None,
+        runtime,
     };
     let began = Instant::now();
     let total = records.len();

@@ -1,7 +1,9 @@
-//! The HTTP listener: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! The HTTP listener: `/metrics`, `/healthz`, `/readyz`, `/status`, and in `change` what an operator can do.
 //!
 //! Health says that the process serves; readiness that every stage runs. With a token configured, `/metrics` and `/status` want it as
 //! `Authorization: Bearer`; the two probes never do, because orchestrators call them.
+
+mod change;
 
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 
 use crate::config::{Admin, Secret};
+use crate::control::Control;
 use crate::metrics::Metrics;
 use crate::status::PipelineStatus;
 
@@ -24,14 +27,14 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub(crate) async fn serve(admin: &Admin, metrics: Arc<Metrics>, status: Arc<PipelineStatus>) -> Result<()> {
+pub(crate) async fn serve(admin: &Admin, metrics: Arc<Metrics>, control: Arc<Control>) -> Result<()> {
     let address = admin.listen.value;
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} (`admin: listen`)"))?;
     tracing::info!(address = %listener.local_addr().unwrap_or(address), "serving /metrics, /healthz, /readyz, /status");
     let token = admin.token.as_ref().map(|token| token.value.clone());
-    let router = router(metrics, status, token);
+    let router = router(metrics, control, token);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the HTTP listener has ended");
@@ -40,7 +43,8 @@ pub(crate) async fn serve(admin: &Admin, metrics: Arc<Metrics>, status: Arc<Pipe
     Ok(())
 }
 
-fn router(metrics: Arc<Metrics>, status: Arc<PipelineStatus>, token: Option<Secret>) -> Router {
+fn router(metrics: Arc<Metrics>, control: Arc<Control>, token: Option<Secret>) -> Router {
+    let status = Arc::clone(&control.status);
     let guarded = Router::new()
         .route(
             "/metrics",
@@ -53,6 +57,7 @@ fn router(metrics: Arc<Metrics>, status: Arc<PipelineStatus>, token: Option<Secr
                 async move || Json(status.json())
             }),
         )
+        .merge(change::routes(control, token.is_some()))
         .layer(middleware::from_fn_with_state(token, authorize));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -102,6 +107,8 @@ fn same(left: &[u8], right: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use axum::body::{Body, to_bytes};
     use tower::ServiceExt as _;
 
@@ -110,19 +117,27 @@ mod tests {
     use crate::kafka::lag::Lag;
     use crate::status::{PluginReport, StageStatus};
 
-    fn stage(name: &str) -> Arc<StageStatus> {
-        let plugin = PluginReport {
+    fn report() -> PluginReport {
+        PluginReport {
             name: "filter-station".to_owned(),
             version: "0.1.0".to_owned(),
             digest: "ab".repeat(32),
             file: "plugins/filter-station.wasm".to_owned(),
-        };
-        StageStatus::new(name, &format!("noaa.{name}"), plugin, 2)
+        }
     }
 
-    /// Three stages: one runs, one has not begun, one has stopped.
+    fn stage(name: &str) -> Arc<StageStatus> {
+        let stage = StageStatus::new(name, &format!("noaa.{name}"), 2);
+        stage.set_plugin(report());
+        stage
+    }
+
+    /// Four stages: one runs, one has not begun, one has stopped, one is paused.
     fn stages() -> Vec<Arc<StageStatus>> {
-        let [running, starting, stopped] = ["az-filter", "freeze-alert", "archive"].map(stage);
+        let [running, starting, stopped, paused] = ["az-filter", "freeze-alert", "archive", "audit"].map(stage);
+        paused.pause();
+        running.worker(0).runs("cd");
+        running.set_refused(Some("the component cannot be compiled".to_owned()));
         for (worker, partitions) in [(0, vec![2, 0]), (1, vec![1])] {
             let topic = "noaa-json".to_owned();
             let assigned = partitions.into_iter().map(|partition| TopicPartition {
@@ -141,19 +156,49 @@ mod tests {
         };
         running.set_lag(vec![lag(0, Some(18)), lag(1, None)]);
         stopped.worker(0).ended();
-        stopped.failed("topic `archive`: the rights to write it are missing");
-        stopped.failed("a later error, which does not hide the first");
-        vec![running, starting, stopped]
+        stopped.failed("topic `archive`: the rights to write it are missing", false);
+        stopped.failed("a later error, which does not hide the first", true);
+        vec![running, starting, stopped, paused]
     }
 
-    fn listener(stages: Vec<Arc<StageStatus>>, token: Option<&str>) -> Router {
+    fn control(stages: Vec<Arc<StageStatus>>) -> Arc<Control> {
         let status = PipelineStatus {
             app: "noaa".to_owned(),
             instance: "i-1".to_owned(),
             stages,
+            pending: vec!["stages.az-filter.batch".to_owned()].into(),
         };
-        router(Metrics::new(), Arc::new(status), token.map(Secret::new))
+        Arc::new(Control {
+            status: Arc::new(status),
+            store: None,
+            instance: None,
+            swaps: BTreeMap::new(),
+        })
     }
+
+    fn listener(stages: Vec<Arc<StageStatus>>, token: Option<&str>) -> Router {
+        router(Metrics::new(), control(stages), token.map(Secret::new))
+    }
+
+    /// The answer to a POST: status and body.
+    async fn post(router: &Router, path: &str, authorization: Option<&str>) -> (u16, String) {
+        let mut request = Request::builder().method("POST").uri(path);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    const CHANGES: [&str; 4] = [
+        "/stages/audit/pause",
+        "/stages/audit/resume",
+        "/plugins/audit/swap",
+        "/plugins/audit/rollback",
+    ];
 
     /// The answer to a GET: status, media type, body.
     async fn get(router: &Router, path: &str, authorization: Option<&str>) -> (u16, String, String) {
@@ -207,6 +252,7 @@ mod tests {
         insta::assert_snapshot!(body, @r"
         stage `freeze-alert` is starting or ending
         stage `archive` has stopped: topic `archive`: the rights to write it are missing
+        stage `audit` is paused; `wasmill stage resume` lets it go on
         ");
     }
 
@@ -232,12 +278,9 @@ mod tests {
         plugin.add("counter", 1);
         plugin.set("gauge", 1.0);
         plugin.observe("histogram", 1.0);
-        let status = PipelineStatus {
-            app: "noaa".to_owned(),
-            instance: "i-1".to_owned(),
-            stages: Vec::new(),
-        };
-        let (status, kind, body) = get(&router(metrics, Arc::new(status), None), "/metrics", None).await;
+        stage.swap("swapped");
+        stage.runs("p", "1.0.0", "ab");
+        let (status, kind, body) = get(&router(metrics, control(vec![]), None), "/metrics", None).await;
         assert_eq!((status, kind.as_str()), (200, OPENMETRICS));
         assert!(body.ends_with("# EOF\n"));
         let names: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("# ")).collect();
@@ -265,5 +308,37 @@ mod tests {
             assert_eq!(get(&router, path, None).await.0, 200, "{path}");
         }
         assert_eq!(get(&router, "/nothing", Some("Bearer s3cret")).await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_changed_without_a_token() {
+        let stages = stages();
+        let open = listener(stages.clone(), None);
+        let guarded = listener(stages.clone(), Some("s3cret"));
+        for path in CHANGES {
+            let (status, body) = post(&open, path, None).await;
+            assert_eq!(status, 403, "{path}");
+            assert!(body.contains("set `admin: {token: {file: PATH}}`"), "{body}");
+            assert_eq!(post(&guarded, path, None).await.0, 401, "{path}");
+            assert_eq!(post(&guarded, path, Some("Bearer s3cre")).await.0, 401, "{path}");
+        }
+        assert!(stages[3].is_paused());
+    }
+
+    #[tokio::test]
+    async fn a_stage_is_paused_and_resumed_and_an_unknown_one_is_named() {
+        let stages = stages();
+        let router = listener(stages.clone(), Some("s3cret"));
+        let token = Some("Bearer s3cret");
+        assert_eq!(post(&router, "/stages/audit/resume", token).await.0, 200);
+        assert!(!stages[3].is_paused());
+        assert_eq!(post(&router, "/stages/audit/pause", token).await.0, 200);
+        assert!(stages[3].is_paused());
+        // Resuming forgets why a stage has stopped, so that it is tried again.
+        assert_eq!(post(&router, "/stages/archive/resume", token).await.0, 200);
+        assert!(stages[2].is_to_run());
+        let (status, body) = post(&router, "/stages/archiv/pause", token).await;
+        assert_eq!(status, 404);
+        assert!(body.contains("did you mean `archive`"), "{body}");
     }
 }

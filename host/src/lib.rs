@@ -12,6 +12,8 @@ pub(crate) mod prepare;
 pub(crate) mod topics;
 
 pub(crate) mod pipeline;
+pub(crate) mod swap;
+pub(crate) mod version;
 
 pub(crate) mod worker;
 
@@ -26,12 +28,14 @@ pub(crate) mod plugin;
 pub(crate) mod reply;
 pub(crate) mod work;
 
+pub(crate) mod breaker;
 pub(crate) mod dead_letter;
 pub(crate) mod fault;
 pub(crate) mod refusal;
 pub(crate) mod route;
 pub(crate) mod sink;
 
+pub(crate) mod control;
 pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod status;

@@ -49,6 +49,14 @@ struct OfPartition {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfVersion {
+    stage: String,
+    plugin: String,
+    version: String,
+    digest: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfPlugin {
     stage: String,
     plugin: String,
@@ -86,6 +94,9 @@ pub(crate) struct Metrics {
     bytes_out: Family<OfTopic, Counter>,
     faults: Family<OfKind, Counter>,
     dead_letters: Family<OfKind, Counter>,
+    skipped: Family<OfKind, Counter>,
+    swaps: Family<OfKind, Counter>,
+    runs: Family<OfVersion, Gauge>,
     transactions: Family<OfKind, Counter>,
     rebalances: Family<OfKind, Counter>,
     fenced: Family<OfStage, Counter>,
@@ -134,6 +145,9 @@ impl Metrics {
         let bytes_out = family(r, "bytes_out", "Bytes of keys and values written");
         let faults = family(r, "faults", "Calls that ended in a fault, by kind");
         let dead_letters = family(r, "dead_letters", "Records written to the dead-letter topic, by kind");
+        let skipped = family(r, "skipped", "Failed records that were dropped, by kind");
+        let swaps = family(r, "swaps", "Changes of the plugin's version, by kind");
+        let runs = family(r, "plugin", "1 for the version of the plugin that runs");
         let transactions = family(r, "transactions", "Transactions by outcome");
         let rebalances = family(r, "rebalances", "Rebalances of the group by kind");
         let fenced = family(r, "fenced", "Times that a worker found itself fenced");
@@ -182,6 +196,9 @@ impl Metrics {
             bytes_out,
             faults,
             dead_letters,
+            skipped,
+            swaps,
+            runs,
             transactions,
             rebalances,
             fenced,
@@ -227,6 +244,8 @@ impl Metrics {
             call_seconds: self.call_seconds.get_or_create_owned(&of_stage),
             commit_seconds: self.commit_seconds.get_or_create_owned(&of_stage),
             replies: REPLY_KINDS.map(|kind| self.of_kind(&self.replies, stage, kind)),
+            skipped: Kind::ALL.map(|kind| self.of_kind(&self.skipped, stage, kind.as_str())),
+            runs: Arc::default(),
             dead_letters: Kind::ALL.map(|kind| self.of_kind(&self.dead_letters, stage, kind.as_str())),
             faults: Kind::ALL.map(|kind| self.of_kind(&self.faults, stage, kind.as_str())),
             stage: stage.to_owned(),
@@ -260,6 +279,9 @@ pub(crate) struct StageMetrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) replies: [Counter; 5],
     dead_letters: [Counter; 7],
+    skipped: [Counter; 7],
+    /// The version that is shown as the one that runs.
+    runs: Arc<Mutex<Option<OfVersion>>>,
     faults: [Counter; 7],
     stage: String,
     all: Arc<Metrics>,
@@ -268,6 +290,30 @@ pub(crate) struct StageMetrics {
 impl StageMetrics {
     pub(crate) fn dead_letter(&self, kind: Kind) -> &Counter {
         &self.dead_letters[kind as usize]
+    }
+
+    pub(crate) fn skipped(&self, kind: Kind) -> &Counter {
+        &self.skipped[kind as usize]
+    }
+
+    /// `change`: swapped, configured, refused, rolled-back.
+    pub(crate) fn swap(&self, change: &str) {
+        self.all.of_kind(&self.all.swaps, &self.stage, change).inc();
+    }
+
+    /// Shows this version as the one that runs, and no other.
+    pub(crate) fn runs(&self, plugin: &str, version: &str, digest: &str) {
+        let labels = OfVersion {
+            stage: self.stage.clone(),
+            plugin: plugin.to_owned(),
+            version: version.to_owned(),
+            digest: digest.to_owned(),
+        };
+        let mut shown = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = shown.replace(labels.clone()) {
+            self.all.runs.remove(&before);
+        }
+        self.all.runs.get_or_create(&labels).set(1);
     }
 
     pub(crate) fn fault(&self, kind: Kind) -> &Counter {

@@ -1,38 +1,38 @@
 //! Runs a pipeline: one group of workers for each stage, watched until they are told to stop.
 //!
 //! Stages do not know of each other; what one writes and another reads goes through its topic. A stage that stops leaves the others
-//! running, and readiness and `/status` say which and why. On a signal, or when every input is read to its end and that was
-//! asked for, workers finish the call in hand, commit and leave their groups, all within a deadline.
+//! running, and readiness and `/status` say which and why; `stage resume` starts its workers again. On a signal, or when every input is read to
+//! its end and that was asked for, workers finish the call in hand, commit and leave their groups, all within a deadline.
+
+mod caught_up;
+mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::batch::Bounds;
-use crate::config::{Guarantee as Promise, Pipeline, Stage};
+use crate::config::Pipeline;
+use crate::control::Control;
 use crate::http;
-use crate::kafka::consumer::Consumer;
-use crate::kafka::lag::LagWatch;
-use crate::kafka::settings;
-use crate::metrics::{Metrics, PluginMetrics, StageMetrics};
+use crate::metrics::Metrics;
+use crate::plugin::runtime::Runtime;
 use crate::prepare::Ready;
-use crate::sink::{Destination, Guarantee, Sink};
-use crate::status::{PipelineStatus, PluginReport, StageStatus};
+use crate::status::{PipelineStatus, StageStatus};
+use crate::swap::pipeline_file;
+use crate::swap::store::Store;
 use crate::topics;
-use crate::worker::{Task, Worker};
 
-/// Keys stay with their partitions while workers come and go; for single-topic inputs.
-const ASSIGNOR: &str = "cooperative-sticky";
+use caught_up::CaughtUp;
+use stage::{Shared, StageRun};
+
 /// How often groups are asked how far they are.
 const LAG_INTERVAL: Duration = Duration::from_secs(2);
 const LAG_INTERVAL_CATCHING_UP: Duration = Duration::from_millis(200);
 
 /// How a pipeline is run.
-#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// End when every input is read to its end and all is committed.
     pub(crate) until_caught_up: bool,
@@ -40,6 +40,10 @@ pub(crate) struct Options {
     pub(crate) embedded: bool,
     /// How long workers may take to finish after they were told to stop.
     pub(crate) shutdown_deadline: Duration,
+    /// Where versions of plugins are kept. None: nothing is kept, and nothing is swapped.
+    pub(crate) store: Option<Arc<Store>>,
+    /// What plugins are loaded by.
+    pub(crate) runtime: Arc<Runtime>,
 }
 
 /// What stops a pipeline from outside.
@@ -49,73 +53,10 @@ pub(crate) type Stop = Arc<AtomicBool>;
 pub(crate) struct Running {
     pub(crate) status: Arc<PipelineStatus>,
     stop: Stop,
-    workers: Vec<Thread>,
+    stages: Vec<StageRun>,
     caught_up: Arc<CaughtUp>,
-}
-
-/// A worker's thread.
-struct Thread {
-    status: Arc<StageStatus>,
-    metrics: StageMetrics,
-    handle: JoinHandle<Result<()>>,
-}
-
-/// Which stages were found at the ends of their inputs.
-///
-/// What one stage writes last may reach the next between two looks, so the looks go in rounds, and one round for each stage and one more
-/// must find all of them at their ends, each by a look that began in that round.
-struct CaughtUp {
-    round: AtomicU64,
-    /// For each stage the last round in which it was at its end.
-    at_end: Vec<AtomicU64>,
-    rounds_wanted: u64,
-    /// The round since which every one has been complete.
-    since: AtomicU64,
-}
-
-impl CaughtUp {
-    fn new(stages: usize) -> Self {
-        Self {
-            round: AtomicU64::new(1),
-            at_end: (0..stages).map(|_| AtomicU64::new(0)).collect(),
-            rounds_wanted: stages as u64 + 1,
-            since: AtomicU64::new(1),
-        }
-    }
-
-    fn begin_look(&self) -> u64 {
-        self.round.load(Ordering::Acquire)
-    }
-
-    /// The look that began in `round` found the stage at its end, or not.
-    fn end_look(&self, stage: usize, round: u64, at_end: bool) {
-        if at_end {
-            self.at_end[stage].store(round, Ordering::Release);
-        } else {
-            self.restart();
-        }
-    }
-
-    /// All rounds so far count for nothing.
-    fn restart(&self) {
-        let next = self.round.fetch_add(1, Ordering::AcqRel) + 1;
-        self.since.store(next, Ordering::Release);
-    }
-
-    fn is_complete(&self) -> bool {
-        let round = self.round.load(Ordering::Acquire);
-        if !self.at_end.iter().all(|at_end| at_end.load(Ordering::Acquire) == round) {
-            return false;
-        }
-        if round - self.since.load(Ordering::Acquire) + 1 >= self.rounds_wanted {
-            return true;
-        }
-        // A look that began before now cannot count for the new round; one that fails meanwhile moves it further.
-        let _ = self
-            .round
-            .compare_exchange(round, round + 1, Ordering::AcqRel, Ordering::Acquire);
-        false
-    }
+    /// Somebody can resume a stage.
+    is_controlled: bool,
 }
 
 /// Starts all workers, and the HTTP listener where the pipeline has one.
@@ -129,211 +70,101 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         true => None,
         false => topics::smallest_message_limit(pipeline).await?,
     };
-    let instance = match &pipeline.instance {
-        Some(instance) => instance.value.clone(),
-        None => uuid::Uuid::new_v4().simple().to_string(),
-    };
+    let own_name = pipeline.instance.as_ref().map(|instance| instance.value.clone());
+    let instance = own_name
+        .clone()
+        .unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let metrics = Metrics::new();
     let status = Arc::new(PipelineStatus {
         app: pipeline.app.value.clone(),
         instance: instance.clone(),
         stages: stages.iter().map(status_of).collect(),
+        pending: Vec::new().into(),
     });
-    if let Some(admin) = &pipeline.admin {
-        http::serve(admin, Arc::clone(&metrics), Arc::clone(&status)).await?;
-    }
-    let stop: Stop = Arc::default();
-    let caught_up = Arc::new(CaughtUp::new(stages.len()));
+    let shared = Arc::new(Shared {
+        pipeline: pipeline.clone(),
+        instance,
+        partitions,
+        message_limit,
+        runtime: Arc::clone(&options.runtime),
+        store: options.store.clone(),
+    });
+    let written: BTreeSet<String> = stages.iter().flat_map(|ready| ready.destinations.clone()).collect();
+    let written: Vec<String> = written.into_iter().collect();
     let mut running = Running {
         status: Arc::clone(&status),
-        stop: Arc::clone(&stop),
-        workers: Vec::new(),
-        caught_up,
+        stop: Stop::default(),
+        caught_up: Arc::new(CaughtUp::new(stages.len())),
+        stages: Vec::new(),
+        is_controlled: pipeline.admin.is_some(),
     };
-    for (index, (ready, stage_status)) in stages.iter().zip(&status.stages).enumerate() {
-        let stage_metrics = metrics.stage(&ready.stage.name);
-        stage_metrics.running.set(1);
-        let launch = Launch {
-            pipeline,
-            ready,
-            instance: &instance,
-            partitions: &partitions,
-            message_limit,
-            plugin_metrics: stage_metrics.plugin(&ready.plugin.description.name),
-            metrics: stage_metrics,
-            status: stage_status,
-        };
-        for number in 0..usize::from(ready.stage.workers.value) {
-            running.workers.push(launch.worker(number)?);
+    for (ready, status) in stages.into_iter().zip(&status.stages) {
+        let (shared, metrics) = (Arc::clone(&shared), metrics.stage(&ready.stage.name));
+        running
+            .stages
+            .push(StageRun::new(shared, ready, metrics, Arc::clone(status))?);
+    }
+    let mut swaps = BTreeMap::new();
+    if let Some(store) = &options.store {
+        for stage in &running.stages {
+            let name = stage.status.name();
+            swaps.insert(name.to_owned(), stage.start_swapper(&running.stop)?);
+            if store.is_paused(name, own_name.as_deref()) {
+                stage.status.pause();
+                tracing::warn!(
+                    stage = name,
+                    "paused before the last end; `wasmill stage resume` lets it go on"
+                );
+            }
         }
-        running.watch_lag(pipeline, &stages, index, launch.metrics, options)?;
+        pipeline_file::follow(pipeline, swaps.clone(), Arc::clone(&status), Arc::clone(&running.stop))?;
+    }
+    if let Some(admin) = &pipeline.admin {
+        let control = Control {
+            status: Arc::clone(&status),
+            store: options.store.clone(),
+            instance: own_name,
+            swaps,
+        };
+        http::serve(admin, metrics, Arc::new(control)).await?;
+    }
+    let interval = match options.until_caught_up {
+        true => LAG_INTERVAL_CATCHING_UP,
+        false => LAG_INTERVAL,
+    };
+    for (index, stage) in running.stages.iter_mut().enumerate() {
+        if stage.status.is_to_run() {
+            stage.start()?;
+        }
+        stage.watch_lag(index, &written, interval, &running.stop, &running.caught_up)?;
     }
     Ok(running)
 }
 
 fn status_of(ready: &Ready) -> Arc<StageStatus> {
-    let description = &ready.plugin.description;
-    let plugin = PluginReport {
-        name: description.name.clone(),
-        version: description.version.clone(),
-        digest: ready.plugin.digest.clone(),
-        file: ready.file.display().to_string(),
-    };
-    StageStatus::new(
-        &ready.stage.name,
-        &ready.stage.group,
-        plugin,
-        usize::from(ready.stage.workers.value),
-    )
-}
-
-/// What the workers of one stage are made from.
-struct Launch<'a> {
-    pipeline: &'a Pipeline,
-    ready: &'a Ready,
-    instance: &'a str,
-    partitions: &'a Arc<BTreeMap<String, i32>>,
-    message_limit: Option<u64>,
-    metrics: StageMetrics,
-    plugin_metrics: Arc<PluginMetrics>,
-    status: &'a Arc<StageStatus>,
-}
-
-impl Launch<'_> {
-    /// Starts a worker's thread. A worker that fails stops the others of its stage: half a stage is harder to understand than none.
-    fn worker(&self, number: usize) -> Result<Thread> {
-        let status = Arc::clone(self.status);
-        let name = format!("{}-{number}", status.name());
-        let made = self.make(number).with_context(|| format!("start worker {name}"))?;
-        let handle = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || {
-                let ended = made.run();
-                if ended.is_err() {
-                    status.stop();
-                }
-                ended
-            })
-            .context("start a worker's thread")?;
-        Ok(Thread {
-            status: Arc::clone(self.status),
-            metrics: self.metrics.clone(),
-            handle,
-        })
-    }
-
-    fn make(&self, number: usize) -> Result<Worker> {
-        let (stage, kafka) = (&self.ready.stage, &self.pipeline.kafka);
-        let name = format!(
-            "{}.{}.{}.{number}",
-            self.pipeline.app.value, stage.name.value, self.instance
-        );
-        let (guarantee, transactional_id) = match stage.guarantee.value {
-            Promise::ExactlyOnce => (Guarantee::ExactlyOnce, Some(name.as_str())),
-            Promise::AtLeastOnce => (Guarantee::AtLeastOnce, None),
-        };
-        let destinations = self.ready.destinations.iter().map(|topic| Destination {
-            topic: topic.clone(),
-            partitions: self.partitions.get(topic).copied().unwrap_or(0),
-            written: self.metrics.output(topic),
-        });
-        let consumer_name = format!("{name} consumer");
-        let consumer = Consumer::new(&consumer_name, &settings::consumer(kafka, &stage.group, ASSIGNOR))?;
-        // The mark beside committed offsets must tell incarnations apart, also where `instance` is stable.
-        let incarnation = format!("{name} {}", uuid::Uuid::new_v4().simple());
-        let properties = settings::producer(kafka, transactional_id, self.message_limit);
-        let sink = Sink::new(incarnation, properties, guarantee, destinations.collect());
-        let task = Task {
-            stage: stage.name.value.clone(),
-            topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
-            partitions: Arc::clone(self.partitions),
-            start: stage.input.start.value,
-            commit_interval: stage.commit_interval.value,
-            bounds: bounds_of(stage),
-            plugin: Arc::clone(&self.ready.plugin),
-            plugin_metrics: Arc::clone(&self.plugin_metrics),
-            routes: Arc::clone(&self.ready.routes),
-            dead_letters: self.ready.destinations.len() - 1,
-            stop: self.status.stopping(),
-        };
-        Worker::new(task, consumer, sink, self.metrics.clone(), self.status.worker(number))
-    }
-}
-
-fn bounds_of(stage: &Stage) -> Bounds {
-    Bounds {
-        records_max: usize::try_from(stage.batch.records.value).unwrap_or(usize::MAX),
-        bytes_max: usize::try_from(stage.batch.bytes.value).unwrap_or(usize::MAX),
-        wait: stage.batch.wait.value,
-    }
+    let stage = &ready.stage;
+    StageStatus::new(&stage.name, &stage.group, usize::from(stage.workers.value))
 }
 
 impl Running {
-    fn watch_lag(
-        &mut self,
-        pipeline: &Pipeline,
-        stages: &[Ready],
-        index: usize,
-        metrics: StageMetrics,
-        options: &Options,
-    ) -> Result<()> {
-        let stage = &stages[index].stage;
-        let written: BTreeSet<&String> = stages.iter().flat_map(|ready| &ready.destinations).collect();
-        let topics: Vec<(String, bool)> = stage
-            .input
-            .topics
-            .iter()
-            .map(|topic| (topic.value.clone(), written.contains(&topic.value)))
-            .collect();
-        let watch = LagWatch::connect(&pipeline.kafka, &stage.group, topics)?;
-        let (stop, caught_up) = (Arc::clone(&self.stop), Arc::clone(&self.caught_up));
-        let status = Arc::clone(&self.status.stages[index]);
-        let interval = if options.until_caught_up {
-            LAG_INTERVAL_CATCHING_UP
-        } else {
-            LAG_INTERVAL
-        };
-        let handle = std::thread::Builder::new()
-            .name(format!("{}-lag", status.name()))
-            .spawn(move || {
-                while !stop.load(Ordering::Acquire) {
-                    let (began, round) = (Instant::now(), caught_up.begin_look());
-                    match watch.read() {
-                        Ok(lag) => {
-                            for one in &lag {
-                                metrics.set_lag(&one.topic, one.partition, one.records());
-                            }
-                            let done = lag.iter().all(|one| one.records() == 0);
-                            caught_up.end_look(index, round, done);
-                            status.set_lag(lag);
-                        }
-                        Err(error) => {
-                            caught_up.end_look(index, round, false);
-                            tracing::debug!(stage = status.name(), error = format!("{error:#}"), "lag is not known");
-                        }
-                    }
-                    while began.elapsed() < interval && !stop.load(Ordering::Acquire) {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                }
-            });
-        // Never waited for: it may be asking a broker that does not answer.
-        handle.context("start a lag watch")?;
-        Ok(())
-    }
-
-    /// Ends workers whose thread is over, and tells their stage. True: at least one stage has stopped.
+    /// Ends workers whose thread is over, tells their stage, and starts those of a stage that was resumed. True: at least one stage does not run.
     pub(crate) fn reap(&mut self) -> bool {
-        let (over, alive) = self.workers.drain(..).partition(|worker| worker.handle.is_finished());
-        self.workers = alive;
-        let over: Vec<Thread> = over;
-        over.into_iter().for_each(ended);
-        self.status.stages.iter().any(|stage| stage.error().is_some())
+        let stopping = self.stop.load(Ordering::Acquire);
+        self.stages.iter_mut().for_each(|stage| stage.follow(stopping));
+        self.stages.iter().any(|stage| !stage.status.is_to_run())
     }
 
-    /// No worker is left.
+    /// No worker is left, and nobody can bring one back.
     fn is_over(&self) -> bool {
-        self.workers.is_empty()
+        let can_come_back = |stage: &StageRun| self.is_controlled && stage.status.is_held();
+        self.stages.iter().all(StageRun::is_over) && !self.stages.iter().any(can_come_back)
+    }
+
+    /// The run ends, and a stage that is paused has not done its part.
+    fn fail_paused(&self) {
+        for stage in self.status.stages.iter().filter(|stage| stage.is_paused()) {
+            stage.failed("it is paused; `wasmill stage resume` lets it go on", true);
+        }
     }
 
     /// Whether every input is read to its end and all is committed.
@@ -352,14 +183,14 @@ impl Running {
     /// When a worker does not end in time, or a stage had stopped.
     pub(crate) fn shut_down(mut self, deadline: Duration) -> Result<()> {
         self.stop.store(true, Ordering::Release);
-        self.status.stages.iter().for_each(|stage| stage.stop());
+        self.stages.iter().for_each(|stage| stage.status.stop());
         let until = Instant::now() + deadline;
-        while !self.workers.is_empty() && Instant::now() < until {
+        while !self.stages.iter().all(StageRun::is_over) && Instant::now() < until {
             self.reap();
             std::thread::sleep(Duration::from_millis(5));
         }
-        if let Some(worker) = self.workers.first() {
-            let stage = worker.status.name();
+        if let Some(stage) = self.stages.iter().find(|stage| !stage.is_over()) {
+            let stage = stage.status.name();
             bail!(
                 "stage `{stage}` did not end within {} s; what was not committed comes again",
                 deadline.as_secs()
@@ -369,7 +200,10 @@ impl Running {
             .status
             .stages
             .iter()
-            .filter_map(|stage| Some(format!("stage `{}` has stopped: {}", stage.name(), stage.error()?)))
+            .filter_map(|stage| {
+                let stopped = stage.stopped()?;
+                Some(format!("stage `{}` has stopped: {}", stage.name(), stopped.error))
+            })
             .collect();
         if stopped.is_empty() {
             Ok(())
@@ -377,26 +211,6 @@ impl Running {
             Err(anyhow!(stopped.join("; ")))
         }
     }
-}
-
-fn ended(worker: Thread) {
-    let Thread {
-        status,
-        metrics,
-        handle,
-    } = worker;
-    let error = match handle.join() {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(_) => "a worker panicked, which is a defect of the host; its message is above".to_owned(),
-    };
-    tracing::error!(
-        stage = status.name(),
-        error,
-        "stage has stopped; nothing is lost, its records wait"
-    );
-    metrics.running.set(0);
-    status.failed(&error);
 }
 
 /// Runs until a signal comes, or the inputs are read to their ends where that is asked for.
@@ -422,6 +236,7 @@ pub(crate) async fn run(
         let stopped = running.reap();
         // Without any worker the process would only look alive; its supervisor can do more than it can.
         if stopped && (options.until_caught_up || running.is_over()) {
+            running.fail_paused();
             break;
         }
         if options.until_caught_up && running.is_caught_up() {

@@ -3,6 +3,8 @@
 //! Every mistake is reported at its place in the pipeline file, and as many at once as can be found. What comes out needs nothing
 //! but a broker.
 
+mod origin;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,34 +15,45 @@ use serde_json::Value;
 
 use crate::build;
 use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage, suggestion};
-use crate::fault::Kind;
+use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 use crate::plugin::component::{self, Binary, Limits, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
 use crate::plugin::runtime::Runtime;
 use crate::route::Routes;
+use crate::swap::store::Store;
+
+pub(crate) use origin::{Origin, told};
+
+/// A plugin that fits its stage.
+pub(crate) struct Prepared {
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) routes: Arc<Routes>,
+}
 
 /// A stage whose plugin fits it.
 pub(crate) struct Ready {
     pub(crate) stage: Stage,
-    pub(crate) plugin: Arc<Plugin>,
-    pub(crate) file: PathBuf,
-    pub(crate) routes: Arc<Routes>,
+    pub(crate) prepared: Prepared,
+    pub(crate) origin: Origin,
     /// The topics that the stage writes, each once; the last is the dead-letter topic.
     pub(crate) destinations: Vec<String>,
 }
 
-/// Builds, loads and configures the plugin of every stage.
+/// Builds, loads and configures the plugin of every stage. With `store`, a stage whose file is not fit runs what it ran last.
 ///
 /// # Errors
 /// All mistakes, with their places in the pipeline file.
-pub(crate) fn stages(pipeline: &Pipeline, runtime: &Runtime) -> Result<Vec<Ready>, ConfigErrors> {
-    pipeline.check_files()?;
+pub(crate) fn stages(
+    pipeline: &Pipeline,
+    runtime: &Runtime,
+    store: Option<&Store>,
+) -> Result<Vec<Ready>, ConfigErrors> {
     let mut mistakes = Vec::new();
     let mut ready = Vec::new();
     for stage in &pipeline.stages {
-        match prepare(stage, runtime) {
+        match prepare(stage, runtime, store) {
             Ok(prepared) => ready.push(prepared),
             Err(found) => mistakes.extend(found),
         }
@@ -49,42 +62,84 @@ pub(crate) fn stages(pipeline: &Pipeline, runtime: &Runtime) -> Result<Vec<Ready
     Ok(ready)
 }
 
-fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> {
+fn prepare(stage: &Stage, runtime: &Runtime, store: Option<&Store>) -> Result<Ready, Vec<ConfigError>> {
+    let destinations = destinations(stage);
+    let (prepared, origin) = origin::choose(stage, store, |binary, source| {
+        load(stage, &destinations, binary, source, runtime)
+    })?;
+    Ok(Ready {
+        stage: stage.clone(),
+        prepared,
+        origin,
+        destinations,
+    })
+}
+
+/// The plugin's file; a crate is built first.
+///
+/// # Errors
+/// When there is none, at its place in the pipeline file.
+pub(crate) fn file_of(stage: &Stage) -> Result<PathBuf, ConfigError> {
+    let wrong = |text: String| stage.error(stage.plugin.at, format!("`plugin`: {text}"));
+    if let Some(mistake) = stage.plugin.value.mistake() {
+        return Err(wrong(mistake));
+    }
+    match &stage.plugin.value {
+        PluginSource::WasmFile { path, .. } => Ok(path.clone()),
+        PluginSource::CrateFolder { path } => build::plugin_crate(path).map_err(|error| wrong(format!("{error:#}"))),
+    }
+}
+
+/// Proves that a plugin fits its stage: loads it, configures it, binds its ports, lets it try itself out. `source` names the bytes in messages.
+///
+/// # Errors
+/// What does not fit, each mistake at the place in the pipeline file that it is about.
+pub(crate) fn load(
+    stage: &Stage,
+    destinations: &[String],
+    binary: &Binary,
+    source: &str,
+    runtime: &Runtime,
+) -> Result<Prepared, Vec<ConfigError>> {
     let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("`plugin`: {error:#}"))];
-    let file = match &stage.plugin.value {
-        PluginSource::WasmFile { path, .. } => path.clone(),
-        PluginSource::CrateFolder { path } => build::plugin_crate(path).map_err(at_plugin)?,
-    };
     let executor = Arc::new(Executor::new().context("start the executor").map_err(at_plugin)?);
-    let plugin = Binary::read(&file)
-        .and_then(|binary| component::load(runtime, &binary, wanted(stage), &executor))
-        .with_context(|| file.display().to_string())
+    let plugin = component::load(runtime, binary, wanted(stage), &executor)
+        .with_context(|| source.to_owned())
         .map_err(at_plugin)?;
     let plugin = Arc::new(plugin);
     let mut mistakes = Vec::new();
-    let destinations = bind(stage, &plugin, &mut mistakes);
+    let routes = bind(stage, &plugin, destinations, &mut mistakes);
     if check_schema(stage, &plugin, &mut mistakes) {
-        let configured = Instance::new(Arc::clone(&plugin), executor, PluginMetrics::unheard());
-        if let Err(fault) = configured {
-            let name = &plugin.description.name;
-            let verdict = match fault.kind {
-                Kind::Reject => "refuses it".to_owned(),
-                kind => format!("fails on it ({kind})"),
-            };
-            let text = format!("`config`: plugin `{name}` {verdict}: {fault}");
-            mistakes.push(stage.error(stage.config.at, text));
-        }
+        mistakes.extend(try_out(stage, &plugin, executor));
     }
-    match destinations {
-        Some((routes, destinations)) if mistakes.is_empty() => Ok(Ready {
-            stage: stage.clone(),
+    match routes {
+        Some(routes) if mistakes.is_empty() => Ok(Prepared {
             plugin,
-            file,
             routes: Arc::new(routes),
-            destinations,
         }),
         _ => Err(mistakes),
     }
+}
+
+/// Configures an instance and calls its `self-test`.
+fn try_out(stage: &Stage, plugin: &Arc<Plugin>, executor: Arc<Executor>) -> Option<ConfigError> {
+    let name = &plugin.description.name;
+    let verdict = |fault: &Fault, refuses: &str| match fault.kind {
+        Kind::Reject => refuses.to_owned(),
+        kind => format!("fails on it ({kind})"),
+    };
+    let mut instance = match Instance::new(Arc::clone(plugin), executor, PluginMetrics::unheard()) {
+        Ok(instance) => instance,
+        Err(fault) => {
+            let verdict = verdict(&fault, "refuses it");
+            let text = format!("`config`: plugin `{name}` {verdict}: {fault}");
+            return Some(stage.error(stage.config.at, text));
+        }
+    };
+    let fault = instance.self_test().err()?;
+    let verdict = verdict(&fault, "does not pass it");
+    let text = format!("`plugin`: the self-test of plugin `{name}`: it {verdict}: {fault}");
+    Some(stage.error(stage.plugin.at, text))
 }
 
 fn wanted(stage: &Stage) -> Wanted<'_> {
@@ -104,8 +159,20 @@ fn wanted(stage: &Stage) -> Wanted<'_> {
     }
 }
 
+/// The topics that the stage writes, each once, in the order of the file, whatever version of its plugin runs; the dead-letter topic is the last.
+fn destinations(stage: &Stage) -> Vec<String> {
+    let mut topics: Vec<String> = Vec::new();
+    for topic in stage.outputs.topics() {
+        if !topics.contains(&topic.value) {
+            topics.push(topic.value.clone());
+        }
+    }
+    topics.push(stage.on_fault.dead_letter.value.clone());
+    topics
+}
+
 /// Binds every port to a topic; none where a mistake was found.
-fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Option<(Routes, Vec<String>)> {
+fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut Vec<ConfigError>) -> Option<Routes> {
     let ports = &plugin.description.ports;
     let name = &plugin.description.name;
     let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
@@ -118,9 +185,9 @@ fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Opti
         );
         mistakes.push(stage.error(stage.plugin.at, text));
     }
-    let mut topics: Vec<Option<String>> = vec![None; ports.len()];
+    let mut topics: Vec<Option<&String>> = vec![None; ports.len()];
     match &stage.outputs {
-        Outputs::Single(topic) if ports.len() == 1 => topics[0] = Some(topic.value.clone()),
+        Outputs::Single(topic) if ports.len() == 1 => topics[0] = Some(&topic.value),
         Outputs::Single(topic) => {
             let text = format!(
                 "`output` is for plugins with one port; plugin `{name}` has {listed}: write `outputs: {{PORT: TOPIC, ..}}`"
@@ -130,7 +197,7 @@ fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Opti
         Outputs::ByPort(outputs) => {
             for output in outputs {
                 match plugin.port(&output.port) {
-                    Some(port) => topics[port] = Some(output.topic.value.clone()),
+                    Some(port) => topics[port] = Some(&output.topic.value),
                     None => {
                         let allowed = allowed(&output.port, &names);
                         let text = format!("port `{}` is not one of plugin `{name}`{allowed}", output.port.value);
@@ -149,26 +216,17 @@ fn bind(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> Opti
     if mistakes.len() > before {
         return None;
     }
-    Some(number(topics.into_iter().flatten(), &stage.on_fault.dead_letter))
-}
-
-/// Lists each topic once and numbers the ports by that list.
-fn number(topics: impl Iterator<Item = String>, dead_letters: &str) -> (Routes, Vec<String>) {
-    let mut destinations: Vec<String> = Vec::new();
-    let by_port = topics
-        .map(|topic| {
-            destinations
-                .iter()
-                .position(|known| *known == topic)
-                .unwrap_or_else(|| {
-                    destinations.push(topic);
-                    destinations.len() - 1
-                })
-        })
-        .collect();
-    // Last even where a port goes to the same topic: a dead letter is found by its place.
-    destinations.push(dead_letters.to_owned());
-    (Routes::new(by_port), destinations)
+    let place = |topic: &String| destinations.iter().position(|known| known == topic);
+    let by_port: Option<Vec<usize>> = topics.into_iter().map(|topic| place(topic?)).collect();
+    let stamp = match stage.stamp {
+        true => vec![
+            ("wasmill.plugin", name.clone()),
+            ("wasmill.plugin-version", plugin.description.version.clone()),
+            ("wasmill.plugin-digest", plugin.digest.clone()),
+        ],
+        false => Vec::new(),
+    };
+    Some(Routes::new(by_port?, stamp))
 }
 
 /// Checks the stage's configuration against the plugin's own schema. False: it does not satisfy it.

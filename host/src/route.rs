@@ -30,18 +30,22 @@ pub(crate) struct Delivery<'a> {
     pub(crate) timestamp_ms: Option<i64>,
     /// None: by the key.
     pub(crate) partition: Option<i32>,
+    /// The version that made it; these headers come last.
+    pub(crate) stamp: &'a [(&'static str, String)],
 }
 
 /// Which destination each port is bound to.
 #[derive(Debug, Clone)]
 pub(crate) struct Routes {
     by_port: Vec<usize>,
+    stamp: Vec<(&'static str, String)>,
 }
 
 impl Routes {
-    /// `by_port`: for each port of the plugin, in its order, a place in the list of destinations.
-    pub(crate) fn new(by_port: Vec<usize>) -> Self {
-        Self { by_port }
+    /// `by_port`: for each port of the plugin, in its order, a place in the list of destinations. `stamp`: headers for everything that is
+    /// sent.
+    pub(crate) fn new(by_port: Vec<usize>, stamp: Vec<(&'static str, String)>) -> Self {
+        Self { by_port, stamp }
     }
 
     /// What a verdict sends, in order.
@@ -66,7 +70,7 @@ impl Routes {
         forwarded.into_iter().chain(emitted)
     }
 
-    fn forwarded(&self, port: usize) -> Delivery<'static> {
+    fn forwarded(&self, port: usize) -> Delivery<'_> {
         Delivery {
             destination: self.by_port[port],
             key: Bytes::Source,
@@ -75,10 +79,11 @@ impl Routes {
             headers: &[],
             timestamp_ms: None,
             partition: None,
+            stamp: &self.stamp,
         }
     }
 
-    fn emitted<'a>(&self, checked: &'a Checked, message: &Message) -> Delivery<'a> {
+    fn emitted<'a>(&'a self, checked: &'a Checked, message: &Message) -> Delivery<'a> {
         let part = |part: &Part| match part {
             Part::Unchanged => Bytes::Source,
             Part::Replace(None) => Bytes::Null,
@@ -98,6 +103,7 @@ impl Routes {
             timestamp_ms: message.timestamp_ms,
             // `Checked` has seen that it fits.
             partition: message.partition.and_then(|partition| i32::try_from(partition).ok()),
+            stamp: &self.stamp,
         }
     }
 }
@@ -115,7 +121,7 @@ mod tests {
             headers: Vec::new(),
         };
         let checked = Checked::new(replies, 1, &[PortKind::Message; 2]).unwrap();
-        let routes = Routes::new(vec![7, 3]);
+        let routes = Routes::new(vec![7, 3], Vec::new());
         routes
             .deliveries(&checked, &checked.verdict(0))
             .map(|delivery| (delivery.destination, format!("{:?} {:?}", delivery.key, delivery.value)))

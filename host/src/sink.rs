@@ -63,6 +63,9 @@ pub(crate) enum Failure {
     /// Only a person can mend it.
     #[error("{0}")]
     Stop(String),
+    /// The stage is to stop here by its own settings; what was done before is committed.
+    #[error("{0}")]
+    Held(String),
 }
 
 /// Why one delivery cannot be written; nothing of it has been.
@@ -206,6 +209,9 @@ impl Sink {
             let value = header.value.map_or(0, |span| span.len as usize);
             bytes += HEADER_OVERHEAD_BYTES + checked.bytes(header.name).len() + value;
         }
+        for (name, value) in delivery.stamp {
+            bytes += HEADER_OVERHEAD_BYTES + name.len() + value.len();
+        }
         bytes
     }
 
@@ -224,13 +230,17 @@ impl Sink {
                 true => Headers::copy_of(source),
                 false => None,
             };
-            if !delivery.headers.is_empty() {
-                let mut all = headers.or_else(|| Headers::with_capacity(delivery.headers.len()))?;
+            if !(delivery.headers.is_empty() && delivery.stamp.is_empty()) {
+                let more = delivery.headers.len() + delivery.stamp.len();
+                let mut all = headers.or_else(|| Headers::with_capacity(more))?;
                 for header in delivery.headers {
                     all.add(
                         checked.bytes(header.name),
                         header.value.map(|value| checked.bytes(value)),
                     );
+                }
+                for (name, value) in delivery.stamp {
+                    all.add(name.as_bytes(), Some(value.as_bytes()));
                 }
                 headers = Some(all);
             }

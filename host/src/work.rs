@@ -4,12 +4,9 @@
 //! that the worker can commit and serve the group between any two. Pure: no clock of its own, no I/O.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// The wait before the first repetition that a plugin asked for; it doubles with each.
-const RETRY_BACKOFF: Duration = Duration::from_millis(100);
-/// How often a record may ask for another try before it is a dead letter.
-pub(crate) const RETRIES_MAX: u32 = 5;
+use crate::config::Retry;
 
 /// What is left of a batch. `T` is a record.
 pub(crate) struct Work<T> {
@@ -87,12 +84,13 @@ impl<T> Work<T> {
         }
     }
 
-    /// The first record of the next part asks for another try. False: it has had all that it may.
-    pub(crate) fn hold(&mut self, now: Instant) -> bool {
-        if self.retries >= RETRIES_MAX {
+    /// The first record of the next part asks for another try. False: it has had all that it may. Each wait is twice the one before.
+    pub(crate) fn hold(&mut self, now: Instant, retry: Retry) -> bool {
+        if self.retries >= retry.limit {
             return false;
         }
-        self.held_until = Some(now + RETRY_BACKOFF * 2_u32.pow(self.retries));
+        let doubled = retry.backoff.saturating_mul(2_u32.saturating_pow(self.retries));
+        self.held_until = Some(now + doubled.min(Retry::BACKOFF_MAX));
         self.retries += 1;
         true
     }
@@ -101,6 +99,7 @@ impl<T> Work<T> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -110,11 +109,15 @@ mod tests {
     fn a_record_is_tried_again_a_bounded_number_of_times_and_ever_later() {
         let now = Instant::now();
         let mut work = Work::new(vec![0, 1]);
-        for retry in 0..RETRIES_MAX {
-            assert!(work.hold(now));
-            assert_eq!(work.held_until(), Some(now + RETRY_BACKOFF * 2_u32.pow(retry)));
+        let retry = Retry {
+            limit: 4,
+            backoff: Duration::from_secs(2),
+        };
+        for seconds in [2, 4, 8, 10] {
+            assert!(work.hold(now, retry));
+            assert_eq!(work.held_until(), Some(now + Duration::from_secs(seconds)));
         }
-        assert!(!work.hold(now));
+        assert!(!work.hold(now, retry));
         work.advance(1);
         assert_eq!(
             (work.part(), work.retries(), work.held_until()),

@@ -17,20 +17,21 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::assignment::{Assignment, Slot};
 use crate::batch::{Batcher, Bounds};
-use crate::config::Start;
+use crate::breaker::Breaker;
+use crate::config::{OnFault, Start};
 use crate::fault::{Fault, Kind};
 use crate::kafka::consumer::{Consumer, TopicPartition};
 use crate::kafka::ffi::Message;
-use crate::metrics::{PluginMetrics, StageMetrics};
+use crate::metrics::StageMetrics;
 use crate::pack::{self, Packer};
-use crate::plugin::component::Plugin;
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
 use crate::refusal::Halving;
 use crate::reply::{Checked, Verdict};
-use crate::route::{Delivery, Routes};
+use crate::route::Delivery;
 use crate::sink::{Failure, Refusal, Sink};
 use crate::status::WorkerStatus;
+use crate::version::{Current, Publication, Version};
 use crate::work::Work;
 
 /// How long the private queue is waited for; the main queue is served at least this often.
@@ -60,14 +61,19 @@ pub(crate) struct Task {
     pub(crate) start: Start,
     pub(crate) commit_interval: Duration,
     pub(crate) bounds: Bounds,
-    pub(crate) plugin: Arc<Plugin>,
-    pub(crate) plugin_metrics: Arc<PluginMetrics>,
-    pub(crate) routes: Arc<Routes>,
+    pub(crate) on_fault: OnFault,
+    /// The version of the plugin that is to run.
+    pub(crate) current: Arc<Current<Version>>,
     /// Place of the dead-letter topic in the list of destinations.
     pub(crate) dead_letters: usize,
     /// Set when the worker has to finish.
     pub(crate) stop: Arc<AtomicBool>,
 }
+
+/// A stage stopped by its own settings: its policy or its breaker.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Held(pub(crate) String);
 
 /// The record that the broker refuses whatever the plugin makes of it.
 struct Condemned {
@@ -98,12 +104,14 @@ pub(crate) struct Worker {
     consumer: Consumer,
     sink: Sink,
     assignment: Assignment,
+    publication: Arc<Publication<Version>>,
     packer: Packer,
     ports: Vec<PortKind>,
     instance: Option<Instance>,
     executor: Arc<Executor>,
+    breaker: Option<Breaker>,
+    skips: burial::Skips,
     metrics: StageMetrics,
-    plugin_metrics: Arc<PluginMetrics>,
     status: Arc<WorkerStatus>,
     /// Positions must be read again from the group before anything else is processed.
     out_of_sync: bool,
@@ -130,6 +138,8 @@ impl Worker {
         metrics: StageMetrics,
         status: Arc<WorkerStatus>,
     ) -> Result<Self> {
+        let publication = task.current.get();
+        let plugin = &publication.version.plugin;
         Ok(Self {
             work: None,
             batcher: Batcher::new(task.bounds),
@@ -137,12 +147,14 @@ impl Worker {
             consumer,
             sink,
             assignment: Assignment::default(),
-            packer: Packer::new(task.plugin.description.reads),
-            ports: task.plugin.port_kinds(),
+            packer: Packer::new(plugin.description.reads),
+            ports: plugin.port_kinds(),
+            publication,
             instance: None,
             executor: Arc::new(Executor::new().context("start the executor")?),
+            breaker: task.on_fault.breaker.map(Breaker::new),
+            skips: burial::Skips::default(),
             metrics,
-            plugin_metrics: Arc::clone(&task.plugin_metrics),
             status,
             out_of_sync: false,
             attempt: None,
@@ -192,6 +204,7 @@ impl Worker {
         }
         let topics: Vec<&str> = self.task.topics.iter().map(String::as_str).collect();
         self.consumer.subscribe(&topics)?;
+        self.status.runs(&self.publication.version.plugin.digest);
         self.status.subscribed();
         while !self.is_stopping() {
             self.serve_group()?;
@@ -233,8 +246,7 @@ impl Worker {
             return;
         }
         let now = Instant::now();
-        if let Some((slot, messages)) = self.batcher.next(now) {
-            self.work = Some((slot, Work::new(messages)));
+        if self.begin_work(now) {
             return;
         }
         let until = [self.batcher.due(), self.commit_due()].into_iter().flatten().min();
@@ -250,9 +262,29 @@ impl Worker {
         if arrived == 0 && self.read_failed.is_none() {
             self.pass_control_records();
         }
-        if let Some((slot, messages)) = self.batcher.next(now) {
-            self.work = Some((slot, Work::new(messages)));
+        self.begin_work(now);
+    }
+
+    /// Takes the next batch in hand, with the version of the plugin that is published now: between two batches, and nowhere else.
+    fn begin_work(&mut self, now: Instant) -> bool {
+        let Some((slot, messages)) = self.batcher.next(now) else {
+            return false;
+        };
+        if self.task.current.is_newer_than(self.publication.number) {
+            self.take_version();
         }
+        self.work = Some((slot, Work::new(messages)));
+        true
+    }
+
+    fn take_version(&mut self) {
+        self.publication = self.task.current.get();
+        let version = &self.publication.version;
+        let plugin = &version.plugin;
+        self.packer = Packer::new(plugin.description.reads);
+        self.ports = plugin.port_kinds();
+        self.instance = version.spare(&self.executor);
+        self.status.runs(&plugin.digest);
     }
 
     fn arrived(&mut self, message: Message, now: Instant) {
@@ -336,7 +368,7 @@ impl Worker {
                 if work.halve() {
                     return Ok(());
                 }
-                self.bury(slot, partition, work, &fault)
+                self.fail(slot, partition, work, &fault)
             }
         }
     }
@@ -346,10 +378,11 @@ impl Worker {
         let mut tries = 0;
         loop {
             self.metrics.instances.inc();
+            let version = &self.publication.version;
             let made = Instance::new(
-                Arc::clone(&self.task.plugin),
+                Arc::clone(&version.plugin),
                 Arc::clone(&self.executor),
-                Arc::clone(&self.plugin_metrics),
+                Arc::clone(&version.metrics),
             );
             match made {
                 Ok(instance) => return Ok(instance),
@@ -393,7 +426,7 @@ impl Worker {
         work: &mut Work<Message>,
         checked: &Checked,
     ) -> Result<(), Failure> {
-        let routes = Arc::clone(&self.task.routes);
+        let routes = Arc::clone(&self.publication.version.routes);
         for index in 0..checked.len() {
             if self.is_full() {
                 self.commit()?;
@@ -410,16 +443,19 @@ impl Worker {
                 }
                 Verdict::Reject(reason) => Some(Fault::new(Kind::Reject, reason)),
                 Verdict::Retry(reason) => {
-                    if work.hold(Instant::now()) {
+                    if work.hold(Instant::now(), self.task.on_fault.retry) {
                         return Ok(());
                     }
                     // The answers behind it are thrown away: the plugin gave them for a stream in which this record came first.
-                    return self.bury(slot, partition, work, &Fault::new(Kind::Retry, reason));
+                    return self.fail(slot, partition, work, &Fault::new(Kind::Retry, reason));
                 }
             };
             match fault {
-                None => self.finish(slot, work),
-                Some(fault) => self.bury(slot, partition, work, &fault)?,
+                None => {
+                    self.passed();
+                    self.finish(slot, work);
+                }
+                Some(fault) => self.fail(slot, partition, work, &fault)?,
             }
         }
         Ok(())

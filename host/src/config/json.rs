@@ -12,7 +12,7 @@ use serde_json::{Map, Number, Value as Json};
 use super::errors::{Location, quoted};
 use super::model::PluginConfig;
 use super::section::Field;
-use super::yaml::{Node, Scalar, Value};
+use super::yaml::{Key, Node, Scalar, Value};
 
 /// Reads the whole `config` map.
 pub(super) fn read(field: &Field<'_>) -> Option<PluginConfig> {
@@ -33,6 +33,19 @@ pub(super) fn read(field: &Field<'_>) -> Option<PluginConfig> {
         at: field.at(),
         places: reader.places,
     })
+}
+
+/// The whole file as it came out of interpolation, for telling which keys of two files differ. Scalars stay text.
+pub(super) fn shape(node: &Node) -> Json {
+    match &node.value {
+        Value::Scalar(scalar) => Json::String(scalar.text.clone()),
+        Value::List(nodes) => Json::Array(nodes.iter().map(shape).collect()),
+        Value::Map(entries) => {
+            let entry = |(key, node): &(Key, Node)| (key.scalar.text.clone(), shape(node));
+            Json::Object(entries.iter().map(entry).collect())
+        }
+        Value::Broken => Json::Null,
+    }
 }
 
 struct Reader<'f> {

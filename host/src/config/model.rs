@@ -30,8 +30,11 @@ pub struct Pipeline {
     pub admin: Option<Admin>,
     /// What happens to topics that do not exist.
     pub topics: At<Topics>,
+    /// The folder for what a process has to remember across restarts: which versions of plugins ran, and the last good ones.
+    pub state_dir: At<PathBuf>,
     /// The stages, in the order of the file; never empty.
     pub stages: Vec<Stage>,
+    pub(super) shape: serde_json::Value,
 }
 
 impl Pipeline {
@@ -41,6 +44,13 @@ impl Pipeline {
     /// The mistakes, when there is at least one.
     pub fn report(&self, errors: Vec<ConfigError>) -> Result<(), ConfigErrors> {
         ConfigErrors::collect(&self.file, errors)
+    }
+
+    /// The keys whose values differ between two readings of a file, as dotted paths, values untold.
+    pub fn differences(&self, other: &Pipeline) -> Vec<String> {
+        let mut paths = Vec::new();
+        collect_differences("", &self.shape, &other.shape, &mut paths);
+        paths
     }
 
     /// The stage of this name.
@@ -59,6 +69,27 @@ impl Pipeline {
             Some(stage.error(stage.plugin.at, format!("`plugin`: {mistake}")))
         };
         self.report(self.stages.iter().filter_map(mistake).collect())
+    }
+}
+
+fn collect_differences(path: &str, left: &serde_json::Value, right: &serde_json::Value, into: &mut Vec<String>) {
+    let (Some(left_map), Some(right_map)) = (left.as_object(), right.as_object()) else {
+        if left != right {
+            into.push(path.to_owned());
+        }
+        return;
+    };
+    let only_right = right_map.keys().filter(|key| !left_map.contains_key(*key));
+    for key in left_map.keys().chain(only_right) {
+        let inner = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        match (left_map.get(key), right_map.get(key)) {
+            (Some(left), Some(right)) => collect_differences(&inner, left, right, into),
+            _ => into.push(inner),
+        }
     }
 }
 
@@ -118,6 +149,10 @@ pub struct Stage {
     pub batch: Batch,
     /// What one instance of the plugin may use.
     pub limits: Limits,
+    /// How its plugin changes while it runs.
+    pub swap: Swap,
+    /// Whether each output says in headers which version of the plugin made it; no by default.
+    pub stamp: bool,
 }
 
 impl Stage {
@@ -152,7 +187,8 @@ impl PluginSource {
         }
     }
 
-    fn mistake(&self) -> Option<String> {
+    /// What is wrong with it: it is not there, or is something else than the file says.
+    pub fn mistake(&self) -> Option<String> {
         let path = self.path();
         let shown = path.display();
         match self {
@@ -261,6 +297,65 @@ pub struct OnFault {
     pub policy: At<FaultPolicy>,
     /// The topic of dead letters; `{app}.dead-letters` by default.
     pub dead_letter: At<String>,
+    /// What a plugin that asks for another try gets.
+    pub retry: Retry,
+    /// The stage stops when more records fail than this; without it, none do that.
+    pub breaker: Option<Share>,
+}
+
+/// What a plugin that asks for another try of a record gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How often a record is tried again before it has failed: at most 1000, 5 by default.
+    pub limit: u32,
+    /// The pause before the first new try: 1 ms to 10 s, 100 ms by default. It doubles with each, up to 10 s.
+    pub backoff: Duration,
+}
+
+impl Retry {
+    /// The longest pause.
+    pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            limit: 5,
+            backoff: Duration::from_millis(100),
+        }
+    }
+}
+
+/// More than `failures` among `of` records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// How many records may fail.
+    pub failures: u32,
+    /// Among how many; more than `failures`, at most 100,000.
+    pub of: u32,
+}
+
+/// How the plugin of a stage changes while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// Whether the plugin's file is watched; yes by default.
+    pub watch: bool,
+    /// A new version goes back to the one before when more of its first records fail than this, and than failed with the one
+    /// before; more than 100 of 1000 by default. None: never.
+    pub rollback: Option<Share>,
+}
+
+impl Default for Swap {
+    fn default() -> Self {
+        let rollback = Share {
+            failures: 100,
+            of: 1000,
+        };
+        Self {
+            watch: true,
+            rollback: Some(rollback),
+        }
+    }
 }
 
 /// The choices for a record that fails.
@@ -268,6 +363,10 @@ pub struct OnFault {
 pub enum FaultPolicy {
     /// It goes to the dead-letter topic, and the stage goes on.
     DeadLetter,
+    /// It is counted and dropped, and the stage goes on.
+    Skip,
+    /// The stage stops before it.
+    Stop,
 }
 
 /// What a crash can do to a stage's output.

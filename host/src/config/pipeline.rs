@@ -1,8 +1,8 @@
 //! Reads the file as a whole: its top-level keys, and the stages one by one.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
 
 use super::errors::{At, quoted};
 use super::model::{Admin, NewTopic, Pipeline, Stage, Topics};
@@ -12,11 +12,15 @@ use super::yaml::Key;
 use super::{Broker, kafka, relations, secret, stage};
 
 const PIPELINE: Keys = Keys {
-    allowed: &["app", "instance", "kafka", "admin", "topics", "stages"],
-    later: &["elasticsearch", "ingest", "state", "trust", "tables"],
+    allowed: &["app", "instance", "kafka", "admin", "topics", "state", "stages"],
+    later: &["elasticsearch", "ingest", "trust", "tables"],
 };
 const ADMIN: Keys = Keys {
     allowed: &["listen", "token"],
+    later: &[],
+};
+const STATE: Keys = Keys {
+    allowed: &["dir"],
     later: &[],
 };
 const TOPICS: Keys = Keys {
@@ -28,8 +32,11 @@ const CREATE: Keys = Keys {
     later: &[],
 };
 
+/// Nobody outside of the machine reaches it.
+const ADMIN_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9180));
+
 /// Reads the pipeline. It is only whole when no mistake was reported to the field's context.
-pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker) -> Option<Pipeline> {
+pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: serde_json::Value) -> Option<Pipeline> {
     let section = root.section(&PIPELINE)?;
     let app = section.required(
         "app",
@@ -46,6 +53,13 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker) -> Option<Pipe
     let topics = section
         .get("topics")
         .map_or(Some(At::new(Topics::Require, section.at())), |field| topics(&field));
+    let state_dir = match section.get("state") {
+        Some(field) => state_dir(&field),
+        None => Some(At::new(
+            file.parent().unwrap_or(Path::new("")).join("state"),
+            section.at(),
+        )),
+    };
     let stages = stages(&section, app.as_ref().map(|app| app.value.as_str()));
     let stages = stages?;
     relations::check(root, &stages, kafka.as_ref());
@@ -57,14 +71,18 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker) -> Option<Pipe
         kafka: kafka?,
         admin: admin?,
         topics: topics?,
+        state_dir: state_dir?,
         stages,
+        shape,
     })
 }
 
 fn admin(field: &Field<'_>) -> Option<Admin> {
     let section = field.section(&ADMIN)?;
-    let listen = section.required("listen", "an address and a port, such as 127.0.0.1:9180");
-    let listen = listen.and_then(|field| address(&field));
+    let listen = match section.get("listen") {
+        Some(field) => address(&field),
+        None => Some(At::new(ADMIN_LISTEN, field.at())),
+    };
     let token = section
         .get("token")
         .map_or(Some(None), |field| secret::read(&field).map(Some));
@@ -72,6 +90,12 @@ fn admin(field: &Field<'_>) -> Option<Admin> {
         listen: listen?,
         token: token?,
     })
+}
+
+fn state_dir(field: &Field<'_>) -> Option<At<PathBuf>> {
+    let section = field.section(&STATE)?;
+    let dir = section.required("dir", "a folder that this process can write")?;
+    Some(At::new(dir.path()?, dir.at()))
 }
 
 fn address(field: &Field<'_>) -> Option<At<SocketAddr>> {

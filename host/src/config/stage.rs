@@ -6,14 +6,11 @@
 use std::time::Duration;
 
 use super::errors::{At, Location, quoted};
-use super::json;
-use super::model::{
-    Batch, FaultPolicy, Guarantee, Input, Limits, OnFault, Outputs, PluginConfig, PluginSource, PortOutput, Stage,
-    Start,
-};
+use super::model::{Batch, Guarantee, Input, Limits, Outputs, PluginConfig, PluginSource, PortOutput, Stage, Start};
 use super::section::{Field, Keys, Section, not_there_yet};
 use super::values::{self, duration, integer, size};
 use super::yaml::Key;
+use super::{faults, json};
 
 const STAGE: Keys = Keys {
     allowed: &[
@@ -29,6 +26,8 @@ const STAGE: Keys = Keys {
         "commit-interval",
         "batch",
         "limits",
+        "swap",
+        "stamp",
     ],
     later: &[
         "plugins",
@@ -36,9 +35,7 @@ const STAGE: Keys = Keys {
         "event-time",
         "window",
         "grants",
-        "swap",
         "deterministic",
-        "stamp",
         "ttl",
     ],
 };
@@ -49,10 +46,6 @@ const PLUGIN: Keys = Keys {
 const INPUT: Keys = Keys {
     allowed: &["topics", "start"],
     later: &[],
-};
-const ON_FAULT: Keys = Keys {
-    allowed: &["policy", "dead-letter"],
-    later: &["breaker"],
 };
 const BATCH: Keys = Keys {
     allowed: &["records", "bytes", "wait"],
@@ -83,7 +76,9 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
     let input = input.and_then(|field| input_topics(&field, name.at));
     let config = or(section.get("config"), PluginConfig::empty(name.at), json::read);
     let outputs = outputs(&section);
-    let on_fault = on_fault(section.get("on-fault"), name.at, app);
+    let on_fault = faults::on_fault(section.get("on-fault"), name.at, app);
+    let swap = faults::swap(section.get("swap"));
+    let stamp = or(section.get("stamp"), false, faults::yes_or_no);
     let group = match section.get("group") {
         Some(field) => values::name(&field, "a group"),
         None => app.map(|app| At::new(format!("{app}.{}", name.value), name.at)),
@@ -116,6 +111,8 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
         commit_interval: commit_interval?,
         batch: batch?,
         limits: limits?,
+        swap: swap?,
+        stamp: stamp?,
     })
 }
 
@@ -258,32 +255,6 @@ fn target(field: &Field<'_>) -> Option<At<String>> {
         Some((key, _)) => field.fail_at(key.at, not_there_yet(&key.scalar.text)),
         None => field.wrong_kind("a topic (`outputs: {PORT: TOPIC}` gives each port its own)"),
     }
-}
-
-fn on_fault(field: Option<Field<'_>>, stage_at: Location, app: Option<&str>) -> Option<OnFault> {
-    let section = optional(field, &ON_FAULT)?;
-    let policy = or(
-        get(&section, "policy"),
-        At::new(FaultPolicy::DeadLetter, stage_at),
-        policy,
-    );
-    let dead_letter = match get(&section, "dead-letter") {
-        Some(field) => values::topic(&field),
-        None => app.map(|app| At::new(format!("{app}.dead-letters"), stage_at)),
-    };
-    Some(OnFault {
-        policy: policy?,
-        dead_letter: dead_letter?,
-    })
-}
-
-fn policy(field: &Field<'_>) -> Option<At<FaultPolicy>> {
-    let text = field.text()?;
-    if matches!(text, "skip" | "stop") {
-        return field.fail(not_there_yet(text));
-    }
-    values::word(field, &["dead-letter"])?;
-    Some(At::new(FaultPolicy::DeadLetter, field.at()))
 }
 
 fn guarantee(field: &Field<'_>) -> Option<At<Guarantee>> {

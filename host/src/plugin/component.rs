@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::Component;
+use wasmtime::component::{Component, ComponentExportIndex};
 
 use super::contract::{Description, PortKind, ProcessorPre};
 use super::imports::{Guest, LineRate};
@@ -20,12 +20,14 @@ use crate::fault::Kind;
 use crate::metrics::PluginMetrics;
 
 /// The largest plugin file that is read. The largest language runtimes compiled to components are near 20 MB.
-const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// As the contract says.
 const PORTS_MAX: usize = 64;
 const PORT_NAME_BYTES_MAX: usize = 63;
 /// The interface that this host calls.
 const PROCESS: &str = "wasmill:plugin/process";
+/// The optional proof of a plugin that it works.
+const SELF_TEST: &str = "wasmill:plugin/self-test";
 /// Versions of the contract that this host speaks: this minor version.
 const CONTRACT_VERSION: &str = "0.1.";
 /// What a component may import without a grant, by interface name without version.
@@ -67,6 +69,8 @@ pub(crate) struct Limits {
 /// A plugin that is compiled, linked and described; instances are made from it.
 pub(crate) struct Plugin {
     pub(crate) prepared: ProcessorPre<Guest>,
+    /// The function `self-test`, where the plugin has one.
+    pub(crate) self_test: Option<ComponentExportIndex>,
     /// What the plugin says of itself; empty until `load` has asked.
     pub(crate) description: Description,
     /// SHA-256 of the file, in hexadecimal.
@@ -165,6 +169,7 @@ pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, execu
         .context("the component names the right interfaces, but with other types than this host; build it again with the SDK of this version")?;
     let plugin = Arc::new(Plugin {
         prepared,
+        self_test: self_test_of(runtime, &component),
         description: Description {
             name: String::new(),
             version: String::new(),
@@ -192,7 +197,7 @@ pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, execu
     Ok(plugin)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -250,6 +255,15 @@ fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Another minor version of the interface is not known here, and not called.
+fn self_test_of(runtime: &Runtime, component: &Component) -> Option<ComponentExportIndex> {
+    let kind = component.component_type();
+    let mut exports = kind.exports(&runtime.engine).map(|(name, _)| name);
+    let known = format!("{SELF_TEST}@{CONTRACT_VERSION}");
+    let interface = component.get_export_index(None, exports.find(|name| name.starts_with(&known))?)?;
+    component.get_export_index(Some(&interface), "self-test")
 }
 
 fn check_description(description: &Description) -> Result<()> {

@@ -40,6 +40,8 @@ impl Executor {
 pub(crate) struct Instance {
     store: Store<Guest>,
     bindings: Processor,
+    /// What the bindings call; an optional interface is looked up in it.
+    exports: wasmtime::component::Instance,
     executor: Arc<Executor>,
     plugin: Arc<Plugin>,
 }
@@ -84,18 +86,44 @@ impl Instance {
         });
         store.set_epoch_deadline(1);
         store.data_mut().deadline.start(limits.deadline);
-        let made = executor.run(limits.deadline, plugin.prepared.instantiate_async(&mut store));
-        let bindings = match made {
-            Some(Ok(bindings)) => bindings,
+        let made = executor.run(limits.deadline, async {
+            let exports = plugin.prepared.instance_pre().instantiate_async(&mut store).await?;
+            Ok((Processor::new(&mut store, &exports)?, exports))
+        });
+        let (bindings, exports) = match made {
+            Some(Ok(made)) => made,
             Some(Err(error)) => return Err(fault_of(&error, store.data(), limits.deadline)),
             None => return Err(waited(limits.deadline)),
         };
         Ok(Self {
             store,
             bindings,
+            exports,
             executor,
             plugin,
         })
+    }
+
+    /// Goes on under another thread's executor.
+    pub(crate) fn adopt(&mut self, executor: Arc<Executor>) {
+        self.executor = executor;
+    }
+
+    /// Lets a configured copy try itself out, where the plugin can.
+    ///
+    /// # Errors
+    /// A fault, or the plugin's own words as a `Reject`.
+    pub(crate) fn self_test(&mut self) -> Result<(), Fault> {
+        let Some(export) = self.plugin.self_test else {
+            return Ok(());
+        };
+        let function = self
+            .exports
+            .get_typed_func::<(), (Result<(), String>,)>(&mut self.store, export)
+            .map_err(|error| Fault::new(Kind::Malformed, format!("`self-test` has another type: {error:#}")))?;
+        let deadline = self.plugin.limits.deadline;
+        let (tested,) = self.call(deadline, async |store, _| function.call_async(store, ()).await)?;
+        tested.map_err(|text| Fault::new(Kind::Reject, text))
     }
 
     pub(crate) fn describe(&mut self) -> Result<Description, Fault> {

@@ -1,9 +1,13 @@
-//! How a worker makes dead letters, in the transaction that holds everything else.
+//! What a worker does with a record that failed: a dead letter in the transaction that holds everything else, or what the stage's policy says.
+//!
+//! Here too it is decided that too many fail: the breaker stops the stage before the record, and a new version of the plugin gives way to
+//! the one before.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Worker;
 use crate::assignment::Slot;
+use crate::config::FaultPolicy;
 use crate::dead_letter::{self, Culprit, Origin};
 use crate::fault::Fault;
 use crate::kafka::consumer::TopicPartition;
@@ -11,19 +15,121 @@ use crate::kafka::ffi::Message;
 use crate::sink::Failure;
 use crate::work::Work;
 
+/// How often it is said how many records were dropped.
+const SKIPS_TOLD: Duration = Duration::from_secs(10);
+
+/// Records that were dropped and not told of yet.
+#[derive(Default)]
+pub(super) struct Skips {
+    untold: u64,
+    told: Option<Instant>,
+}
+
 impl Worker {
-    /// Makes the first record in hand a dead letter.
-    pub(super) fn bury(
+    /// The first record in hand passed.
+    pub(super) fn passed(&mut self) {
+        self.publication.passed(1);
+        if let Some(breaker) = &mut self.breaker {
+            breaker.passed();
+        }
+    }
+
+    /// The first record in hand failed.
+    pub(super) fn fail(
         &mut self,
         slot: Slot,
         partition: &TopicPartition,
         work: &mut Work<Message>,
         fault: &Fault,
     ) -> Result<(), Failure> {
-        self.bury_as(slot, partition, work, fault, true)
+        self.fail_as(slot, partition, work, fault, true)
     }
 
-    pub(super) fn bury_as(
+    /// `whole`: a dead letter may hold the record itself.
+    fn fail_as(
+        &mut self,
+        slot: Slot,
+        partition: &TopicPartition,
+        work: &mut Work<Message>,
+        fault: &Fault,
+        whole: bool,
+    ) -> Result<(), Failure> {
+        let Some(offset) = work.part().and_then(<[Message]>::first).map(Message::offset) else {
+            return Ok(());
+        };
+        if self.publication.failed() {
+            self.roll_back(fault)?;
+        }
+        let place = format!("{} partition {} offset {offset}", partition.topic, partition.partition);
+        if let Some(breaker) = &mut self.breaker
+            && breaker.failed()
+        {
+            let limit = self.task.on_fault.breaker.map_or(0, |share| share.failures);
+            let text = format!(
+                "its breaker opened at {place}: more than {limit} records failed, this one by {}: {fault}; mend the cause and let it go on with `wasmill stage resume`",
+                fault.kind
+            );
+            return self.hold_stage(text);
+        }
+        match self.task.on_fault.policy.value {
+            FaultPolicy::DeadLetter => self.bury(slot, partition, work, fault, whole),
+            FaultPolicy::Skip => {
+                self.skip(fault, &place);
+                self.finish(slot, work);
+                Ok(())
+            }
+            FaultPolicy::Stop => {
+                let text = format!(
+                    "the record at {place} failed by {}: {fault}; by `on-fault: policy: stop` nothing behind it is read; swap the plugin or change the policy, and let it go on with `wasmill stage resume`",
+                    fault.kind
+                );
+                self.hold_stage(text)
+            }
+        }
+    }
+
+    /// Commits what is done and stops the stage before the record in hand.
+    fn hold_stage(&mut self, text: String) -> Result<(), Failure> {
+        self.commit()?;
+        Err(Failure::Held(text))
+    }
+
+    /// The new version of the plugin gives way to the one before, and what it did since the last commit is done again by that one.
+    fn roll_back(&mut self, fault: &Fault) -> Result<(), Failure> {
+        let reason = format!(
+            "too many of its first records failed, the last one by {}: {fault}",
+            fault.kind
+        );
+        if self.task.current.roll_back(self.publication.number, reason) {
+            let text = "the new version of the plugin is rolled back".to_owned();
+            return Err(Failure::Abort(text));
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, fault: &Fault, place: &str) {
+        self.metrics.skipped(fault.kind).inc();
+        tracing::debug!(stage = self.task.stage, place, kind = %fault.kind, message = fault.message, "skipped");
+        self.skips.untold += 1;
+        let now = Instant::now();
+        if self.skips.told.is_some_and(|told| now < told + SKIPS_TOLD) {
+            return;
+        }
+        tracing::warn!(
+            stage = self.task.stage,
+            records = self.skips.untold,
+            place,
+            kind = %fault.kind,
+            message = fault.message,
+            "failed records are skipped, as the stage's policy says; this was the last one"
+        );
+        self.skips = Skips {
+            untold: 0,
+            told: Some(now),
+        };
+    }
+
+    fn bury(
         &mut self,
         slot: Slot,
         partition: &TopicPartition,
@@ -44,11 +150,12 @@ impl Worker {
             offset: message.offset(),
             timestamp_ms: message.timestamp_ms(),
         };
+        let plugin = &self.publication.version.plugin;
         let culprit = Culprit {
             stage: &self.task.stage,
-            plugin: &self.task.plugin.description.name,
-            version: &self.task.plugin.description.version,
-            digest: &self.task.plugin.digest,
+            plugin: &plugin.description.name,
+            version: &plugin.description.version,
+            digest: &plugin.digest,
         };
         let headers = dead_letter::headers(origin, culprit, fault, attempts, SystemTime::now());
         self.sink.begin(Instant::now())?;
@@ -98,7 +205,7 @@ impl Worker {
         if self.outputs > 0 {
             self.commit()?;
         }
-        self.bury_as(slot, partition, work, &fault, whole)?;
+        self.fail_as(slot, partition, work, &fault, whole)?;
         self.commit()?;
         self.condemned = None;
         Ok(())

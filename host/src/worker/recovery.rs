@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use super::{
-    Condemned, FENCED_MAX, FENCED_WITHIN, TRANSACTION_BYTES_MAX, TRANSACTION_RECORDS_MAX, UNREADABLE_MAX, Worker,
+    Condemned, FENCED_MAX, FENCED_WITHIN, Held, TRANSACTION_BYTES_MAX, TRANSACTION_RECORDS_MAX, UNREADABLE_MAX, Worker,
 };
 use crate::chaos::{self, Sabotage};
 use crate::fault::{Fault, Kind};
@@ -75,6 +75,9 @@ impl Worker {
         self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
         self.metrics.transaction("committed");
         self.halving.committed(self.outputs);
+        if let Some(breaker) = &mut self.breaker {
+            breaker.committed();
+        }
         self.closed();
         Ok(())
     }
@@ -91,6 +94,10 @@ impl Worker {
             Failure::Stop(text) => {
                 self.sink.abandon(&failure);
                 bail!("{text}");
+            }
+            Failure::Held(text) => {
+                self.sink.abandon(&failure);
+                return Err(Held(text.clone()).into());
             }
             Failure::Refused(refused) => self.refused(&refused.code.to_string(), &refused.topic)?,
             Failure::Fenced(_) => self.fenced(&failure)?,
@@ -109,6 +116,9 @@ impl Worker {
             self.metrics.transaction("aborted");
         }
         self.sink.abandon(&failure);
+        if let Some(breaker) = &mut self.breaker {
+            breaker.rolled_back();
+        }
         self.batcher.clear();
         self.work = None;
         self.closed();

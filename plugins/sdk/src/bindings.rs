@@ -11,7 +11,7 @@
 
 wit_bindgen::generate!({
     path: "../../wit",
-    world: "processor",
+    world: "tested-processor",
     pub_export_macro: true,
     default_bindings_module: "wasmill_plugin::bindings",
     ownership: Borrowing { duplicate_if_necessary: false },

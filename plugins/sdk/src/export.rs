@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use crate::Processor;
-use crate::bindings::exports::wasmill::plugin::process::Guest;
+use crate::bindings::exports::wasmill::plugin::{process, self_test};
 use crate::bindings::wasmill::plugin::types::{Batch, Description, Replies};
 use crate::instance::Instance;
 
@@ -45,13 +45,41 @@ macro_rules! processor {
 pub struct Component<P>(PhantomData<P>);
 
 /// The instance without its type, because a static has no type parameters.
-type Process = Box<dyn FnMut(&Batch) -> Replies>;
-
-thread_local! {
-    static PROCESS: RefCell<Option<Process>> = const { RefCell::new(None) };
+trait Configured {
+    fn process(&mut self, batch: &Batch) -> Replies;
+    fn self_test(&mut self) -> Result<(), String>;
 }
 
-impl<P: Processor + Package> Guest for Component<P> {
+impl<P: Processor> Configured for Instance<P> {
+    fn process(&mut self, batch: &Batch) -> Replies {
+        Instance::process(self, batch)
+    }
+
+    fn self_test(&mut self) -> Result<(), String> {
+        Instance::self_test(self)
+    }
+}
+
+thread_local! {
+    static CONFIGURED: RefCell<Option<Box<dyn Configured>>> = const { RefCell::new(None) };
+}
+
+/// Calls the configured instance.
+fn with_configured<T>(name: &str, call: impl FnOnce(&mut dyn Configured) -> T) -> T {
+    tell_panics();
+    CONFIGURED.with_borrow_mut(|configured| match configured {
+        Some(configured) => call(configured.as_mut()),
+        None => panic!("`{name}` was called before `configure`"),
+    })
+}
+
+impl<P: Processor + Package> self_test::Guest for Component<P> {
+    fn self_test() -> Result<(), String> {
+        with_configured("self-test", |configured| configured.self_test())
+    }
+}
+
+impl<P: Processor + Package> process::Guest for Component<P> {
     fn describe() -> Description {
         tell_panics();
         Instance::<P>::description(P::CRATE_NAME, P::CRATE_VERSION)
@@ -59,17 +87,12 @@ impl<P: Processor + Package> Guest for Component<P> {
 
     fn configure(config: String) -> Result<(), String> {
         tell_panics();
-        let mut instance = Instance::<P>::new(&config)?;
-        PROCESS.set(Some(Box::new(move |batch| instance.process(batch))));
+        CONFIGURED.set(Some(Box::new(Instance::<P>::new(&config)?)));
         Ok(())
     }
 
     fn process(batch: Batch) -> Replies {
-        tell_panics();
-        PROCESS.with_borrow_mut(|process| match process {
-            Some(process) => process(&batch),
-            None => panic!("`process` was called before `configure`"),
-        })
+        with_configured("process", |configured| configured.process(&batch))
     }
 }
 
@@ -94,7 +117,8 @@ fn tell_panics() {}
 #[cfg(test)]
 mod tests {
     use super::{Component, Package};
-    use crate::bindings::exports::wasmill::plugin::process::Guest;
+    use crate::bindings::exports::wasmill::plugin::process::Guest as _;
+    use crate::bindings::exports::wasmill::plugin::self_test::Guest as _;
     use crate::bindings::wasmill::plugin::types::{Batch, Entry, Parts, PortKind, Reply, Span};
     use crate::{DocumentPort, MessagePort, NoConfig, Output, Port, Processor, Reads, Record, Rejection};
 
@@ -168,6 +192,12 @@ mod tests {
             Component::<Forward>::process(batch).replies[..],
             [Reply::Forward(0)]
         ));
+    }
+
+    #[test]
+    fn a_plugin_without_a_self_test_of_its_own_passes() {
+        assert_eq!(Component::<Forward>::configure("{}".to_owned()), Ok(()));
+        assert_eq!(Component::<Forward>::self_test(), Ok(()));
     }
 
     #[test]

@@ -65,6 +65,14 @@ impl<P: Processor> Instance<P> {
         answer.replies
     }
 
+    /// Lets the plugin try itself out.
+    ///
+    /// # Errors
+    /// Why it must not be used.
+    pub(crate) fn self_test(&mut self) -> Result<(), String> {
+        self.plugin.self_test()
+    }
+
     #[cfg(test)]
     pub(crate) fn plugin_mut(&mut self) -> &mut P {
         &mut self.plugin

@@ -55,6 +55,16 @@ pub trait Processor: Sized + 'static {
     /// The record cannot be processed, ever or now; see [`Rejection`]. What was put into `out` for
     /// this record is not sent.
     fn process(&mut self, record: &Record<'_>, out: &mut Output<'_>) -> Result<(), Rejection>;
+
+    /// Tries the plugin out before a version of it is used: the host calls this once after [`configure`](Self::configure), on an
+    /// instance that it throws away afterwards. A file that its configuration or a grant promises can be looked at here, or a
+    /// known record processed.
+    ///
+    /// # Errors
+    /// Why this version must not be used, for the person who put it there. The version that ran before it runs on.
+    fn self_test(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// The [`Processor::Config`] of a plugin that takes no configuration; any field is an error.

@@ -1,0 +1,87 @@
+//! The calls that change a running process. They want the token of `admin: token`, and are refused where none is set: an open port of a machine can be
+//! reached by whatever runs there, a web page in its browser included.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::control::{Control, Refusal};
+use crate::plugin::component::FILE_BYTES_MAX;
+use crate::swap::Wish;
+
+type Shared = State<Arc<Control>>;
+
+/// The routes; `has_token` says whether a caller has shown one by the time it comes here.
+pub(super) fn routes(control: Arc<Control>, has_token: bool) -> Router {
+    // A body that is too large must reach the check that words it.
+    let limit = usize::try_from(FILE_BYTES_MAX).unwrap_or(usize::MAX).saturating_add(1);
+    Router::new()
+        .route("/stages/{stage}/pause", post(pause))
+        .route("/stages/{stage}/resume", post(resume))
+        .route("/plugins/{stage}/swap", post(swap).layer(DefaultBodyLimit::max(limit)))
+        .route("/plugins/{stage}/rollback", post(roll_back))
+        .layer(middleware::from_fn_with_state(has_token, guard))
+        .route("/plugins/{stage}/history", get(history))
+        .with_state(control)
+}
+
+async fn guard(State(has_token): State<bool>, request: Request, next: Next) -> Response {
+    if has_token {
+        return next.run(request).await;
+    }
+    let error = "changes by HTTP want a token: set `admin: {token: {file: PATH}}` in the pipeline file and restart";
+    (StatusCode::FORBIDDEN, Json(json!({"error": error}))).into_response()
+}
+
+async fn pause(State(control): Shared, Path(stage): Path<String>) -> Result<Response, Refusal> {
+    Ok(Json(control.pause(&stage)?.json()).into_response())
+}
+
+async fn resume(State(control): Shared, Path(stage): Path<String>) -> Result<Response, Refusal> {
+    Ok(Json(control.resume(&stage)?.json()).into_response())
+}
+
+/// The body is the component; without one the stage's own file is read again.
+async fn swap(State(control): Shared, Path(stage): Path<String>, body: Bytes) -> Result<Response, Refusal> {
+    let wish = match body.is_empty() {
+        true => Wish::File,
+        false => Wish::Bytes(body.to_vec()),
+    };
+    Ok(Json(control.swap(&stage, wish).await?).into_response())
+}
+
+#[derive(Deserialize)]
+struct Back {
+    /// The digest to go back to, or how it begins.
+    to: Option<String>,
+}
+
+async fn roll_back(
+    State(control): Shared,
+    Path(stage): Path<String>,
+    Query(back): Query<Back>,
+) -> Result<Response, Refusal> {
+    Ok(Json(control.swap(&stage, Wish::Back(back.to)).await?).into_response())
+}
+
+async fn history(State(control): Shared, Path(stage): Path<String>) -> Result<Response, Refusal> {
+    Ok(Json(control.history(&stage)?).into_response())
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, error) = match self {
+            Refusal::Unknown(error) => (StatusCode::NOT_FOUND, error),
+            Refusal::Refused(error) => (StatusCode::CONFLICT, error),
+        };
+        (status, Json(json!({"error": error}))).into_response()
+    }
+}

@@ -1,0 +1,311 @@
+//! The workers of one stage: started, ended, and started again after a pause.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::caught_up::CaughtUp;
+use crate::batch::Bounds;
+use crate::config::{Guarantee as Promise, Pipeline, Stage};
+use crate::kafka::consumer::Consumer;
+use crate::kafka::lag::LagWatch;
+use crate::kafka::settings;
+use crate::metrics::StageMetrics;
+use crate::plugin::runtime::Runtime;
+use crate::prepare::Ready;
+use crate::sink::{Destination, Guarantee, Sink};
+use crate::status::StageStatus;
+use crate::swap::store::{Change, Event, Remembered, Store, now};
+use crate::swap::{self, Request, Swapper};
+use crate::version::{Current, Version};
+use crate::worker::{Held, Task, Worker};
+
+/// Keys stay with their partitions while workers come and go; for single-topic inputs.
+const ASSIGNOR: &str = "cooperative-sticky";
+
+/// What all stages of a process share.
+pub(super) struct Shared {
+    pub(super) pipeline: Pipeline,
+    pub(super) instance: String,
+    pub(super) partitions: Arc<BTreeMap<String, i32>>,
+    /// The smallest `max.message.bytes` of the topics that are written.
+    pub(super) message_limit: Option<u64>,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) store: Option<Arc<Store>>,
+}
+
+/// A stage whose workers can be started.
+pub(super) struct StageRun {
+    shared: Arc<Shared>,
+    stage: Stage,
+    destinations: Vec<String>,
+    file: Option<PathBuf>,
+    remembered: Remembered,
+    current: Arc<Current<Version>>,
+    metrics: StageMetrics,
+    pub(super) status: Arc<StageStatus>,
+    workers: Vec<JoinHandle<Result<()>>>,
+}
+
+impl StageRun {
+    /// Publishes the version that the stage starts with, and remembers it. No worker runs yet.
+    ///
+    /// # Errors
+    /// When what is to run cannot be remembered.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ready: Ready,
+        metrics: StageMetrics,
+        status: Arc<StageStatus>,
+    ) -> Result<Self> {
+        let Ready {
+            stage,
+            prepared,
+            origin,
+            destinations,
+        } = ready;
+        let version = Arc::new(Version {
+            metrics: metrics.plugin(&prepared.plugin.description.name),
+            plugin: prepared.plugin,
+            routes: prepared.routes,
+            config: stage.config.clone(),
+            spares: Vec::new().into(),
+        });
+        let report = swap::report(&version, origin.file.as_ref());
+        let mut remembered = origin.remembered;
+        remembered.activate(&version.plugin.digest);
+        if let Some(reason) = &origin.refused {
+            tracing::error!(
+                stage = stage.name.value,
+                runs = report.digest,
+                error = reason,
+                "the plugin's file is refused; what ran last runs again"
+            );
+            metrics.swap(Change::Refused.as_str());
+        }
+        if let Some(store) = &shared.store {
+            store.keep(&origin.binary)?;
+            store.record(&Event {
+                at: now(),
+                stage: stage.name.value.clone(),
+                change: Change::Started,
+                by: "start".to_owned(),
+                from: None,
+                digest: Some(report.digest.clone()),
+                plugin: Some(format!("{} {}", report.name, report.version)),
+                reason: origin.refused.clone(),
+            })?;
+            store.remember(&stage.name, &remembered)?;
+        }
+        metrics.runs(&report.name, &report.version, &report.digest);
+        status.set_refused(remembered.refused.clone().or(origin.refused));
+        status.set_plugin(report);
+        Ok(Self {
+            shared,
+            stage,
+            destinations,
+            file: origin.file,
+            remembered,
+            current: Current::new(version),
+            metrics,
+            status,
+            workers: Vec::new(),
+        })
+    }
+
+    /// Starts the thread that swaps the stage's plugin, and returns where to ask it.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(super) fn start_swapper(&self, stop: &Arc<AtomicBool>) -> Result<Sender<Request>> {
+        let (requests, received) = channel();
+        let swapper = Swapper {
+            stage: self.stage.clone(),
+            destinations: self.destinations.clone(),
+            runtime: Arc::clone(&self.shared.runtime),
+            store: self.shared.store.clone(),
+            current: Arc::clone(&self.current),
+            metrics: self.metrics.clone(),
+            status: Arc::clone(&self.status),
+            file: self.file.clone(),
+            remembered: self.remembered.clone(),
+        };
+        swapper.start(received, Arc::clone(stop))?;
+        Ok(requests)
+    }
+
+    /// Starts the stage's workers.
+    ///
+    /// # Errors
+    /// When a client cannot be made.
+    pub(super) fn start(&mut self) -> Result<()> {
+        let stop = self.status.begin();
+        self.metrics.running.set(1);
+        for number in 0..usize::from(self.stage.workers.value) {
+            let worker = self.worker(number, &stop)?;
+            self.workers.push(worker);
+        }
+        Ok(())
+    }
+
+    /// Starts a worker's thread. A worker that fails stops the others of its stage: half a stage is harder to understand than none.
+    fn worker(&self, number: usize, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<()>>> {
+        let name = format!("{}-{number}", self.status.name());
+        let made = self
+            .make(number, stop)
+            .with_context(|| format!("start worker {name}"))?;
+        let stop = Arc::clone(stop);
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let ended = made.run();
+                if ended.is_err() {
+                    stop.store(true, Ordering::Release);
+                }
+                ended
+            })
+            .context("start a worker's thread")
+    }
+
+    fn make(&self, number: usize, stop: &Arc<AtomicBool>) -> Result<Worker> {
+        let (stage, shared) = (&self.stage, &self.shared);
+        let kafka = &shared.pipeline.kafka;
+        let name = format!(
+            "{}.{}.{}.{number}",
+            shared.pipeline.app.value, stage.name.value, shared.instance
+        );
+        let (guarantee, transactional_id) = match stage.guarantee.value {
+            Promise::ExactlyOnce => (Guarantee::ExactlyOnce, Some(name.as_str())),
+            Promise::AtLeastOnce => (Guarantee::AtLeastOnce, None),
+        };
+        let destinations = self.destinations.iter().map(|topic| Destination {
+            topic: topic.clone(),
+            partitions: shared.partitions.get(topic).copied().unwrap_or(0),
+            written: self.metrics.output(topic),
+        });
+        let consumer_name = format!("{name} consumer");
+        let consumer = Consumer::new(&consumer_name, &settings::consumer(kafka, &stage.group, ASSIGNOR))?;
+        // The mark beside committed offsets must tell incarnations apart, also where `instance` is stable.
+        let incarnation = format!("{name} {}", uuid::Uuid::new_v4().simple());
+        let properties = settings::producer(kafka, transactional_id, shared.message_limit);
+        let sink = Sink::new(incarnation, properties, guarantee, destinations.collect());
+        let task = Task {
+            stage: stage.name.value.clone(),
+            topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
+            partitions: Arc::clone(&shared.partitions),
+            start: stage.input.start.value,
+            commit_interval: stage.commit_interval.value,
+            bounds: bounds_of(stage),
+            on_fault: stage.on_fault.clone(),
+            current: Arc::clone(&self.current),
+            dead_letters: self.destinations.len() - 1,
+            stop: Arc::clone(stop),
+        };
+        Worker::new(task, consumer, sink, self.metrics.clone(), self.status.worker(number))
+    }
+
+    /// Ends workers whose thread is over, and starts new ones where the stage is to run again.
+    pub(super) fn follow(&mut self, stopping: bool) {
+        let (over, alive) = self.workers.drain(..).partition(JoinHandle::is_finished);
+        self.workers = alive;
+        let over: Vec<JoinHandle<Result<()>>> = over;
+        for worker in over {
+            self.ended(worker);
+        }
+        if !self.workers.is_empty() {
+            return;
+        }
+        if stopping || !self.status.is_to_run() {
+            self.metrics.running.set(0);
+            return;
+        }
+        if let Err(error) = self.start() {
+            self.failed(&error);
+        }
+    }
+
+    fn ended(&self, worker: JoinHandle<Result<()>>) {
+        let error = match worker.join() {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => anyhow!("a worker panicked, which is a defect of the host; its message is above"),
+        };
+        self.failed(&error);
+    }
+
+    fn failed(&self, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        tracing::error!(
+            stage = self.status.name(),
+            error = text,
+            "stage has stopped; nothing is lost, its records wait"
+        );
+        self.status.failed(&text, error.is::<Held>());
+        self.status.stop();
+    }
+
+    /// No worker is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    /// Watches how far the group is, until `stop` is set. `written`: the topics that this pipeline writes.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub(super) fn watch_lag(
+        &self,
+        index: usize,
+        written: &[String],
+        interval: Duration,
+        stop: &Arc<AtomicBool>,
+        caught_up: &Arc<CaughtUp>,
+    ) -> Result<()> {
+        let topics = self.stage.input.topics.iter();
+        let topics = topics.map(|topic| (topic.value.clone(), written.contains(&topic.value)));
+        let watch = LagWatch::connect(&self.shared.pipeline.kafka, &self.stage.group, topics.collect())?;
+        let (stop, caught_up) = (Arc::clone(stop), Arc::clone(caught_up));
+        let (status, metrics) = (Arc::clone(&self.status), self.metrics.clone());
+        let handle = std::thread::Builder::new()
+            .name(format!("{}-lag", status.name()))
+            .spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    let (began, round) = (Instant::now(), caught_up.begin_look());
+                    match watch.read() {
+                        Ok(lag) => {
+                            for one in &lag {
+                                metrics.set_lag(&one.topic, one.partition, one.records());
+                            }
+                            let done = lag.iter().all(|one| one.records() == 0);
+                            caught_up.end_look(index, round, done);
+                            status.set_lag(lag);
+                        }
+                        Err(error) => {
+                            caught_up.end_look(index, round, false);
+                            tracing::debug!(stage = status.name(), error = format!("{error:#}"), "lag is not known");
+                        }
+                    }
+                    while began.elapsed() < interval && !stop.load(Ordering::Acquire) {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+        // Never waited for: it may be asking a broker that does not answer.
+        handle.context("start a lag watch")?;
+        Ok(())
+    }
+}
+
+fn bounds_of(stage: &Stage) -> Bounds {
+    Bounds {
+        records_max: usize::try_from(stage.batch.records.value).unwrap_or(usize::MAX),
+        bytes_max: usize::try_from(stage.batch.bytes.value).unwrap_or(usize::MAX),
+        wait: stage.batch.wait.value,
+    }
+}

@@ -1,0 +1,419 @@
+//! Changes the plugin of a stage while it runs, in the background, so that a swap costs the stream nothing.
+//!
+//! A thread for each stage looks at the plugin's file and takes requests. What it finds is read once, hashed, compiled, checked, configured and
+//! self-tested; only then are its bytes kept, remembered, and published to the workers, in this order, so that a restart runs what was published.
+//! Whatever does not fit is refused with its reason, and the version that runs runs on. Looking means asking the file system twice a
+//! second or so: that sees every way in which a file changes (renames, symlinks that are switched, network folders), where notifications do not.
+
+pub(crate) mod pipeline_file;
+pub(crate) mod store;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::sync::oneshot;
+
+use crate::chaos::{self, Point};
+use crate::config::{PluginConfig, Stage};
+use crate::metrics::StageMetrics;
+use crate::plugin::component::Binary;
+use crate::plugin::instance::{Executor, Instance};
+use crate::plugin::runtime::Runtime;
+use crate::prepare::{self, Prepared};
+use crate::status::{PluginReport, StageStatus};
+use crate::version::{Current, RolledBack, Version};
+
+use store::{Change, Event, Remembered, Store};
+use watch::FileWatch;
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a swapper is asked for.
+pub(crate) enum Wish {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// The plugin's file, whether it has changed or not.
+    File,
+    /// The version before, or the one with this digest (or the beginning of it).
+    Back(Option<String>),
+    /// The present bytes with another configuration.
+    Config(PluginConfig),
+}
+
+/// A wish, and where its outcome is told.
+pub(crate) struct Request {
+    pub(crate) wish: Wish,
+    pub(crate) answer: oneshot::Sender<Result<PluginReport, String>>,
+}
+
+/// What a swapper works with.
+pub(crate) struct Swapper {
+    pub(crate) stage: Stage,
+    pub(crate) destinations: Vec<String>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) store: Option<Arc<Store>>,
+    pub(crate) current: Arc<Current<Version>>,
+    pub(crate) metrics: StageMetrics,
+    pub(crate) status: Arc<StageStatus>,
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) remembered: Remembered,
+}
+
+/// A version on its way to the workers.
+struct Candidate {
+    binary: Binary,
+    prepared: Prepared,
+    change: Change,
+    by: &'static str,
+}
+
+impl Swapper {
+    /// Starts the thread; it ends when `stop` is set.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(mut self, requests: Receiver<Request>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
+        let watched = self.file.clone().filter(|_| self.stage.swap.watch);
+        let mut watch = watched.map(|file| FileWatch::new(file, self.remembered.file.clone()));
+        std::thread::Builder::new()
+            .name(format!("{}-swap", self.stage.name.value))
+            .spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    match requests.recv_timeout(LOOK) {
+                        Ok(request) => {
+                            let outcome = self.fulfil(request.wish);
+                            // Whoever asked may be gone.
+                            let _ = request.answer.send(outcome.map_err(|error| format!("{error:#}")));
+                        }
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+                    }
+                    self.follow_rollback();
+                    if let Some(found) = watch.as_mut().and_then(FileWatch::look) {
+                        // What became of it is told in the log, the status and the history.
+                        let _ = self.take_file(found);
+                    }
+                }
+            })
+            .context("start a swap thread")
+    }
+
+    fn fulfil(&mut self, wish: Wish) -> Result<PluginReport> {
+        match wish {
+            Wish::Bytes(bytes) => self.take(Binary::new(bytes), Change::Swapped, "command"),
+            Wish::File => {
+                let file = self
+                    .file
+                    .as_ref()
+                    .ok_or_else(|| anyhow!("the stage has no plugin file: its crate could not be built"))?;
+                let found = Binary::read(file).with_context(|| file.display().to_string());
+                self.take_file(found)
+            }
+            Wish::Back(digest) => self.go_back(digest),
+            Wish::Config(config) => self.configure(config),
+        }
+    }
+
+    /// The file has changed.
+    fn take_file(&mut self, found: Result<Binary>) -> Result<PluginReport> {
+        let binary = match found {
+            Ok(binary) => binary,
+            Err(error) => return Err(self.refuse(None, "file", error)),
+        };
+        let digest = binary.digest.clone();
+        if self.remembered.active.as_deref() == Some(&digest) {
+            // Back to what runs: nothing is refused any more.
+            self.remembered.file = Some(digest);
+            self.remembered.refused = None;
+            self.remember();
+            self.status.set_refused(None);
+            return self.status.plugin().context("no plugin runs");
+        }
+        self.remembered.file = Some(digest);
+        self.take(binary, Change::Swapped, "file")
+    }
+
+    fn go_back(&mut self, digest: Option<String>) -> Result<PluginReport> {
+        let store = self.store.as_ref().context("this run keeps no versions")?;
+        let wanted = match &digest {
+            None => self.remembered.previous().cloned(),
+            Some(beginning) => {
+                let mut fits = self
+                    .remembered
+                    .versions
+                    .iter()
+                    .filter(|known| known.starts_with(beginning.as_str()));
+                let found = fits.next().cloned();
+                if fits.next().is_some() {
+                    bail!("several versions begin with `{beginning}`; give more of the digest");
+                }
+                found
+            }
+        };
+        let Some(wanted) = wanted else {
+            let known: Vec<&str> = self
+                .remembered
+                .versions
+                .iter()
+                .map(|digest| &digest[..12.min(digest.len())])
+                .collect();
+            bail!("there is no such version to go back to; kept are: {}", known.join(", "));
+        };
+        let binary = store.binary(&wanted)?;
+        self.take(binary, Change::RolledBack, "command")
+    }
+
+    fn configure(&mut self, config: PluginConfig) -> Result<PluginReport> {
+        let digest = self.remembered.active.clone().context("no plugin runs")?;
+        let binary = match &self.store {
+            Some(store) => store.binary(&digest)?,
+            None => bail!("this run keeps no versions"),
+        };
+        let before = std::mem::replace(&mut self.stage.config, config);
+        let taken = self.take(binary, Change::Configured, "pipeline file");
+        if taken.is_err() {
+            self.stage.config = before;
+        }
+        taken
+    }
+
+    /// Loads, checks and tries out what may become the version that runs, and publishes it.
+    fn take(&mut self, binary: Binary, change: Change, by: &'static str) -> Result<PluginReport> {
+        let source = match by {
+            "file" => self.file.as_ref().map(|file| file.display().to_string()),
+            _ => None,
+        };
+        let source = source.unwrap_or_else(|| format!("version {}", short(&binary.digest)));
+        let loaded = prepare::load(&self.stage, &self.destinations, &binary, &source, &self.runtime);
+        let prepared = match loaded {
+            Ok(prepared) => prepared,
+            Err(mistakes) => {
+                let error = anyhow!(prepare::told(&mistakes));
+                return Err(self.refuse(Some(&binary), by, error));
+            }
+        };
+        chaos::kill(Point::SwapLoaded);
+        let candidate = Candidate {
+            binary,
+            prepared,
+            change,
+            by,
+        };
+        self.activate(candidate)
+    }
+
+    fn activate(&mut self, candidate: Candidate) -> Result<PluginReport> {
+        let Candidate {
+            binary,
+            prepared,
+            change,
+            by,
+        } = candidate;
+        let version = match self.version_of(prepared) {
+            Ok(version) => version,
+            Err(error) => return Err(self.refuse(Some(&binary), by, error)),
+        };
+        let report = report(&version, self.file.as_ref());
+        let mut remembered = self.remembered.clone();
+        remembered.activate(&binary.digest);
+        remembered.refused = None;
+        if let Err(error) = self.keep(&binary, change, by, &report, &remembered) {
+            // A version that a restart could not find again is not published.
+            return Err(self.refuse(Some(&binary), by, error.context("the version cannot be kept")));
+        }
+        chaos::kill(Point::SwapRecorded);
+        let trial = match change {
+            Change::Swapped | Change::Configured => self.stage.swap.rollback,
+            Change::Started | Change::Refused | Change::RolledBack => None,
+        };
+        if let Some(rolled_back) = self.current.publish(version, trial) {
+            self.tell_rolled_back(&rolled_back);
+        }
+        self.remembered = remembered;
+        chaos::kill(Point::SwapPublished);
+        chaos::record("swap");
+        self.metrics.swap(change.as_str());
+        self.metrics.runs(&report.name, &report.version, &report.digest);
+        self.status.set_plugin(report.clone());
+        self.status.set_refused(None);
+        tracing::info!(
+            stage = self.stage.name.value,
+            plugin = report.name,
+            version = report.version,
+            digest = report.digest,
+            by,
+            "{} plugin",
+            match change {
+                Change::Configured => "configured the",
+                Change::RolledBack => "went back to another version of the",
+                _ => "swapped the",
+            }
+        );
+        Ok(report)
+    }
+
+    fn keep(
+        &self,
+        binary: &Binary,
+        change: Change,
+        by: &str,
+        report: &PluginReport,
+        remembered: &Remembered,
+    ) -> Result<()> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        store.keep(binary)?;
+        store.record(&self.event(change, by, Some(report), None))?;
+        store.remember(&self.stage.name, remembered)?;
+        if let Err(error) = store.tidy() {
+            tracing::warn!(error = format!("{error:#}"), "old versions are not cleared away");
+        }
+        Ok(())
+    }
+
+    /// Makes the instances that the workers will call, so that none has to wait for its own.
+    fn version_of(&self, prepared: Prepared) -> Result<Arc<Version>> {
+        let metrics = self.metrics.plugin(&prepared.plugin.description.name);
+        let executor = Arc::new(Executor::new().context("start the executor")?);
+        let mut spares = Vec::new();
+        for _ in 0..self.stage.workers.value {
+            let made = Instance::new(
+                Arc::clone(&prepared.plugin),
+                Arc::clone(&executor),
+                Arc::clone(&metrics),
+            );
+            spares.push(made.map_err(|fault| anyhow!("an instance cannot be made ({}): {fault}", fault.kind))?);
+            self.metrics.instances.inc();
+        }
+        Ok(Arc::new(Version {
+            plugin: prepared.plugin,
+            routes: prepared.routes,
+            metrics,
+            config: self.stage.config.clone(),
+            spares: spares.into(),
+        }))
+    }
+
+    /// Leaves the version that runs, and says why the other one was not taken.
+    fn refuse(&mut self, binary: Option<&Binary>, by: &'static str, error: anyhow::Error) -> anyhow::Error {
+        let reason = format!("{error:#}");
+        let digest = binary.map(|binary| binary.digest.as_str());
+        tracing::error!(
+            stage = self.stage.name.value,
+            digest,
+            by,
+            error = reason,
+            "a new version of the plugin is refused; the one before runs on"
+        );
+        self.metrics.swap(Change::Refused.as_str());
+        if by == "file" {
+            self.remembered.refused = Some(reason.clone());
+            self.remember();
+        }
+        if let Some(store) = &self.store {
+            let mut event = self.event(Change::Refused, by, None, Some(reason.clone()));
+            event.digest = digest.map(str::to_owned);
+            if let Err(error) = store.record(&event) {
+                tracing::warn!(error = format!("{error:#}"), "the history is not written");
+            }
+        }
+        self.status.set_refused(Some(reason));
+        error
+    }
+
+    /// A worker has gone back to the version before, because the new one failed too often.
+    fn follow_rollback(&mut self) {
+        let Some(rolled_back) = self.current.take_rolled_back() else {
+            return;
+        };
+        let (from, to) = (&rolled_back.from, &rolled_back.to);
+        self.remembered.versions.retain(|digest| *digest != from.plugin.digest);
+        self.remembered.activate(&to.plugin.digest);
+        self.remembered.refused = Some(rolled_back.reason.clone());
+        self.remember();
+        self.stage.config = to.config.clone();
+        let report = self.tell_rolled_back(&rolled_back);
+        self.metrics.runs(&report.name, &report.version, &report.digest);
+        self.status.set_plugin(report);
+        self.status.set_refused(Some(rolled_back.reason));
+    }
+
+    fn tell_rolled_back(&self, rolled_back: &RolledBack<Version>) -> PluginReport {
+        let (from, to) = (&rolled_back.from.plugin, &rolled_back.to);
+        let report = report(to, self.file.as_ref());
+        tracing::error!(
+            stage = self.stage.name.value,
+            from = from.digest,
+            to = report.digest,
+            reason = rolled_back.reason,
+            "the new version of the plugin is rolled back"
+        );
+        if let Some(store) = &self.store {
+            let event = self.event(
+                Change::RolledBack,
+                "failures",
+                Some(&report),
+                Some(rolled_back.reason.clone()),
+            );
+            if let Err(error) = store.record(&Event {
+                from: Some(from.digest.clone()),
+                ..event
+            }) {
+                tracing::warn!(error = format!("{error:#}"), "the history is not written");
+            }
+        }
+        self.metrics.swap(Change::RolledBack.as_str());
+        report
+    }
+
+    fn event(&self, change: Change, by: &str, report: Option<&PluginReport>, reason: Option<String>) -> Event {
+        Event {
+            at: store::now(),
+            stage: self.stage.name.value.clone(),
+            change,
+            by: by.to_owned(),
+            from: self.remembered.active.clone(),
+            digest: report.map(|report| report.digest.clone()),
+            plugin: report.map(|report| format!("{} {}", report.name, report.version)),
+            reason,
+        }
+    }
+
+    fn remember(&self) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        if let Err(error) = store.remember(&self.stage.name, &self.remembered) {
+            let error = format!("{error:#}");
+            tracing::error!(
+                stage = self.stage.name.value,
+                error,
+                "what the stage runs is not remembered"
+            );
+        }
+    }
+}
+
+/// What is told of a version.
+pub(crate) fn report(version: &Version, file: Option<&PathBuf>) -> PluginReport {
+    let description = &version.plugin.description;
+    PluginReport {
+        name: description.name.clone(),
+        version: description.version.clone(),
+        digest: version.plugin.digest.clone(),
+        file: file.map(|file| file.display().to_string()).unwrap_or_default(),
+    }
+}
+
+/// Enough of a digest for people.
+pub(crate) fn short(digest: &str) -> &str {
+    &digest[..12.min(digest.len())]
+}

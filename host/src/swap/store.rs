@@ -1,0 +1,418 @@
+//! What a process remembers of its stages across restarts: the last good bytes of each plugin, what was refused, what was paused, and the
+//! history of versions.
+//!
+//! A folder for each app in `state: {dir: ..}`: `plugins/DIGEST.wasm` has the bytes, `stages/STAGE.json` what is to run, `history.jsonl` one
+//! line an event. Every file is written beside and renamed, so a crash leaves the old or the new one; the bytes of a version are kept
+//! before anything names them. Several processes may share the folder: what they write of one stage is the same.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::plugin::component::Binary;
+
+/// How many versions of a stage can be gone back to.
+const VERSIONS_KEPT: usize = 10;
+/// When the history is longer, its older half goes.
+const HISTORY_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// What a stage is to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    /// The version that ran last, by digest.
+    pub(crate) active: Option<String>,
+    /// The plugin file's digest when it was last looked at: as long as the file has it, the file is no news.
+    pub(crate) file: Option<String>,
+    /// Why the file is not what runs.
+    pub(crate) refused: Option<String>,
+    /// The versions that ran, the latest last, each once.
+    #[serde(default)]
+    pub(crate) versions: Vec<String>,
+}
+
+impl Remembered {
+    /// A version runs from now on.
+    pub(crate) fn activate(&mut self, digest: &str) {
+        self.active = Some(digest.to_owned());
+        self.versions.retain(|known| known != digest);
+        self.versions.push(digest.to_owned());
+        let over = self.versions.len().saturating_sub(VERSIONS_KEPT);
+        self.versions.drain(..over);
+    }
+
+    /// The version that ran before the present one.
+    pub(crate) fn previous(&self) -> Option<&String> {
+        self.versions
+            .iter()
+            .rev()
+            .find(|digest| Some(*digest) != self.active.as_ref())
+    }
+}
+
+/// What happened to the version of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Change {
+    /// The process started with it.
+    Started,
+    /// It took the place of another.
+    Swapped,
+    /// The same plugin got another configuration.
+    Configured,
+    /// It was not taken.
+    Refused,
+    /// The version before took its place again.
+    RolledBack,
+}
+
+impl Change {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Change::Started => "started",
+            Change::Swapped => "swapped",
+            Change::Configured => "configured",
+            Change::Refused => "refused",
+            Change::RolledBack => "rolled-back",
+        }
+    }
+}
+
+/// One line of the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// RFC 3339.
+    pub(crate) at: String,
+    pub(crate) stage: String,
+    pub(crate) change: Change,
+    /// What brought it: `start`, `file`, `command`, `pipeline file`, `failures`.
+    pub(crate) by: String,
+    /// The digest that ran before; none at a start.
+    pub(crate) from: Option<String>,
+    /// The digest that it is about; none where a file could not even be read.
+    pub(crate) digest: Option<String>,
+    /// Name and version that the plugin gives itself; none for what could not be asked.
+    pub(crate) plugin: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+/// The folder of one app.
+pub(crate) struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Makes the folder where it is missing, and proves that it can be written.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(crate) fn open(state_dir: &Path, app: &str) -> Result<Self> {
+        let dir = state_dir.join(app);
+        let make = || -> Result<()> {
+            fs::create_dir_all(dir.join("plugins"))?;
+            fs::create_dir_all(dir.join("stages"))?;
+            fs::create_dir_all(dir.join("paused"))?;
+            tempfile::NamedTempFile::new_in(&dir)?;
+            Ok(())
+        };
+        make().with_context(|| {
+            format!(
+                "folder {} cannot be written; it keeps the plugin versions that ran, name another one",
+                dir.display()
+            )
+        })?;
+        let store = Self { dir };
+        store.end_torn_line();
+        Ok(store)
+    }
+
+    fn stage_file(&self, stage: &str) -> PathBuf {
+        self.dir.join("stages").join(format!("{stage}.json"))
+    }
+
+    fn pause_file(&self, stage: &str, instance: Option<&str>) -> PathBuf {
+        let name = instance.map_or_else(|| stage.to_owned(), |instance| format!("{stage}@{instance}"));
+        self.dir.join("paused").join(name)
+    }
+
+    fn plugin_file(&self, digest: &str) -> PathBuf {
+        self.dir.join("plugins").join(format!("{digest}.wasm"))
+    }
+
+    fn history_file(&self) -> PathBuf {
+        self.dir.join("history.jsonl")
+    }
+
+    /// What is remembered of a stage; nothing for one that never ran.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(crate) fn remembered(&self, stage: &str) -> Result<Remembered> {
+        let file = self.stage_file(stage);
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Remembered::default()),
+            Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
+        };
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged; delete it to begin with the plugin file", file.display()))
+    }
+
+    /// Remembers what a stage is to run.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn remember(&self, stage: &str, remembered: &Remembered) -> Result<()> {
+        let text = serde_json::to_vec_pretty(remembered).context("word what a stage runs")?;
+        replace(&self.stage_file(stage), &text)
+    }
+
+    /// Whether the process of this name, or any without a name, has paused the stage.
+    pub(crate) fn is_paused(&self, stage: &str, instance: Option<&str>) -> bool {
+        self.pause_file(stage, instance).exists()
+    }
+
+    /// Remembers that a stage is paused, or not.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn set_paused(&self, stage: &str, instance: Option<&str>, paused: bool) -> Result<()> {
+        let file = self.pause_file(stage, instance);
+        if paused {
+            return replace(&file, now().as_bytes());
+        }
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the bytes of a version.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(crate) fn keep(&self, binary: &Binary) -> Result<()> {
+        let file = self.plugin_file(&binary.digest);
+        if file.exists() {
+            return Ok(());
+        }
+        replace(&file, &binary.bytes)
+    }
+
+    /// The bytes of a version that was kept.
+    ///
+    /// # Errors
+    /// When they are gone or damaged.
+    pub(crate) fn binary(&self, digest: &str) -> Result<Binary> {
+        let file = self.plugin_file(digest);
+        let binary = Binary::new(fs::read(&file).with_context(|| format!("read {}", file.display()))?);
+        if binary.digest != digest {
+            bail!("{} is damaged: its sha256 is {}", file.display(), binary.digest);
+        }
+        Ok(binary)
+    }
+
+    /// Forgets bytes that no stage can go back to.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub(crate) fn tidy(&self) -> Result<()> {
+        let mut wanted = Vec::new();
+        for entry in fs::read_dir(self.dir.join("stages")).context("list stages")? {
+            let path = entry.context("list stages")?.path();
+            let Some(stage) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else {
+                continue;
+            };
+            wanted.extend(self.remembered(stage)?.versions);
+        }
+        for entry in fs::read_dir(self.dir.join("plugins")).context("list plugins")? {
+            let path = entry.context("list plugins")?.path();
+            let digest = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".wasm"));
+            if digest.is_some_and(|digest| !wanted.iter().any(|wanted| wanted == digest)) {
+                // Another process may have been faster.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a line to the history.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn record(&self, event: &Event) -> Result<()> {
+        let file = self.history_file();
+        self.shorten(&file)?;
+        let mut line = serde_json::to_string(event).context("word an event")?;
+        line.push('\n');
+        let mut log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .with_context(|| format!("open {}", file.display()))?;
+        // One write of one line: appends of several processes do not mix.
+        log.write_all(line.as_bytes())
+            .and_then(|()| log.sync_data())
+            .with_context(|| format!("write {}", file.display()))
+    }
+
+    /// A crash may have left a line without its end, which would swallow the next one.
+    fn end_torn_line(&self) {
+        let file = self.history_file();
+        if fs::read(&file).is_ok_and(|text| text.last().is_some_and(|last| *last != b'\n'))
+            && let Ok(mut log) = OpenOptions::new().append(true).open(&file)
+        {
+            // Without it one line is lost, no more.
+            let _ = log.write_all(b"\n");
+        }
+    }
+
+    fn shorten(&self, file: &Path) -> Result<()> {
+        if fs::metadata(file).map_or(0, |found| found.len()) <= HISTORY_BYTES_MAX {
+            return Ok(());
+        }
+        let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let middle = text.floor_char_boundary(text.len() / 2);
+        let rest = text[middle..].split_once('\n').map_or("", |(_, rest)| rest);
+        replace(file, rest.as_bytes())
+    }
+
+    /// The history of a stage, the oldest first. A line that cannot be read, the last one of a crash, is left out.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(crate) fn history(&self, stage: &str) -> Result<Vec<Event>> {
+        let file = self.history_file();
+        if !file.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(String::from_utf8_lossy(&text)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Event>(line).ok())
+            .filter(|event| event.stage == stage)
+            .collect())
+    }
+}
+
+/// The present time as RFC 3339.
+pub(crate) fn now() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// Writes a file whole or not at all.
+fn replace(file: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = file.parent().unwrap_or(Path::new("."));
+    let write = || -> Result<()> {
+        let mut beside = tempfile::NamedTempFile::new_in(dir)?;
+        beside.write_all(bytes)?;
+        beside.as_file().sync_all()?;
+        beside.persist(file)?;
+        // The new name is not sure to survive a power cut before the folder is written, too.
+        File::open(dir)?.sync_all()?;
+        Ok(())
+    };
+    write().with_context(|| format!("write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Store::open(dir.path(), "app").unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn what_is_remembered_is_there_after_a_restart() {
+        let (dir, store) = store();
+        assert_eq!(store.remembered("s").unwrap(), Remembered::default());
+        let mut remembered = Remembered::default();
+        remembered.activate("a");
+        remembered.activate("b");
+        remembered.activate("a");
+        store.remember("s", &remembered).unwrap();
+        let again = Store::open(dir.path(), "app").unwrap().remembered("s").unwrap();
+        assert_eq!(again, remembered);
+        assert_eq!(again.previous().unwrap(), "b");
+    }
+
+    #[test]
+    fn a_pause_is_that_of_one_process() {
+        let (_dir, store) = store();
+        store.set_paused("s", Some("one"), true).unwrap();
+        assert!(store.is_paused("s", Some("one")));
+        assert!(!store.is_paused("s", Some("two")) && !store.is_paused("s", None));
+        store.set_paused("s", Some("one"), false).unwrap();
+        store.set_paused("s", Some("one"), false).unwrap();
+        assert!(!store.is_paused("s", Some("one")));
+    }
+
+    #[test]
+    fn bytes_that_were_changed_are_not_run() {
+        let (_dir, store) = store();
+        let binary = Binary::new(b"good".to_vec());
+        store.keep(&binary).unwrap();
+        assert_eq!(store.binary(&binary.digest).unwrap().bytes, b"good");
+        fs::write(store.plugin_file(&binary.digest), b"evil").unwrap();
+        let error = format!("{:#}", store.binary(&binary.digest).err().unwrap());
+        assert!(error.contains("is damaged"), "{error}");
+    }
+
+    #[test]
+    fn bytes_that_nobody_can_go_back_to_are_forgotten() {
+        let (_dir, store) = store();
+        let mut remembered = Remembered::default();
+        let binaries: Vec<Binary> = (0..VERSIONS_KEPT + 2).map(|n| Binary::new(vec![n as u8])).collect();
+        for binary in &binaries {
+            store.keep(binary).unwrap();
+            remembered.activate(&binary.digest);
+        }
+        store.remember("s", &remembered).unwrap();
+        store.tidy().unwrap();
+        let kept: Vec<bool> = binaries
+            .iter()
+            .map(|binary| store.binary(&binary.digest).is_ok())
+            .collect();
+        assert_eq!(kept[..2], [false; 2]);
+        assert_eq!(kept[2..], [true; VERSIONS_KEPT]);
+    }
+
+    #[test]
+    fn the_history_is_told_stage_by_stage_and_survives_a_torn_line() {
+        let (dir, store) = store();
+        let event = |stage: &str| Event {
+            at: now(),
+            stage: stage.to_owned(),
+            change: Change::Refused,
+            by: "file".to_owned(),
+            from: Some("a".to_owned()),
+            digest: None,
+            plugin: None,
+            reason: Some("truncated".to_owned()),
+        };
+        store.record(&event("s")).unwrap();
+        store.record(&event("other")).unwrap();
+        let mut log = OpenOptions::new().append(true).open(store.history_file()).unwrap();
+        log.write_all(b"{\"at\": \"20").unwrap();
+        let store = Store::open(dir.path(), "app").unwrap();
+        store.record(&event("s")).unwrap();
+        let history = store.history("s").unwrap();
+        assert_eq!(history.len(), 2);
+        assert_eq!(history[0].reason.as_deref(), Some("truncated"));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_said_at_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = format!("{:#}", Store::open(file.path(), "app").err().unwrap());
+        assert!(error.contains("cannot be written"), "{error}");
+    }
+}
