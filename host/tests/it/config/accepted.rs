@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wasmill::config::{self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Stage, Start, Topics};
+use wasmill::config::{
+    self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
+};
 
 use super::{check, check_with, with_kafka_lines, with_stage_lines};
 
@@ -15,6 +17,7 @@ kafka:
   bootstrap.servers: ${KAFKA_BOOTSTRAP:-localhost:9092}
   compression.type: zstd
 admin: {listen: 127.0.0.1:9180}
+state: {dir: /var/lib/noaa}
 topics: {create: {partitions: 4, replication: 1, config: {retention.ms: -1}}}
 stages:
   az-filter:
@@ -22,7 +25,9 @@ stages:
     input: noaa-json
     config: {country: US, state: AZ}
     output: noaa-json-us-az
-    on-fault: {policy: dead-letter, dead-letter: noaa.failed}
+    on-fault: {policy: stop, dead-letter: noaa.failed, breaker: {failures: 100, of: 1000}, retry: {limit: 0, backoff: 2s}}
+    swap: {watch: false, rollback: never}
+    stamp: true
   freeze:
     plugin: {file: detect.wasm, sha256: 00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF}
     input: {topics: [noaa-json, noaa-json-2], start: 2024-05-01T00:00:00.5Z}
@@ -83,6 +88,26 @@ fn the_example_is_read_in_full() {
         (batch.records.value, batch.bytes.value, batch.wait.value),
         (1000, 64 << 10, Duration::ZERO)
     );
+    let filter = pipeline.stage("az-filter").unwrap();
+    let on_fault = &filter.on_fault;
+    assert_eq!(on_fault.policy.value, FaultPolicy::Stop);
+    assert_eq!(
+        on_fault.breaker,
+        Some(Share {
+            failures: 100,
+            of: 1000
+        })
+    );
+    let retry = Retry {
+        limit: 0,
+        backoff: Duration::from_secs(2),
+    };
+    assert_eq!(on_fault.retry, retry);
+    assert_eq!(
+        (filter.swap.watch, filter.swap.rollback, filter.stamp),
+        (false, None, true)
+    );
+    assert_eq!(pipeline.state_dir.value, std::path::Path::new("/var/lib/noaa"));
     assert_eq!(freeze.limits.memory_bytes.value, 64 << 20);
     assert_eq!(freeze.limits.deadline_record.value, Duration::from_millis(500));
 }
@@ -98,6 +123,9 @@ fn what_is_left_out_has_its_default() {
     assert!(matches!(&stage.outputs, Outputs::Single(topic) if topic.as_str() == "noaa-json-az"));
     assert_eq!(stage.on_fault.policy.value, FaultPolicy::DeadLetter);
     assert_eq!(stage.on_fault.dead_letter.value, "noaa.dead-letters");
+    assert_eq!((stage.on_fault.retry, stage.on_fault.breaker), (Retry::default(), None));
+    assert_eq!((stage.swap, stage.stamp), (Swap::default(), false));
+    assert_eq!(pipeline.state_dir.value, std::path::Path::new("pipelines/state"));
     assert_eq!((stage.group.as_str(), stage.workers.value), ("noaa.az-filter", 1));
     assert_eq!(stage.guarantee.value, Guarantee::ExactlyOnce);
     assert_eq!(stage.commit_interval.value, Duration::from_millis(100));
@@ -113,6 +141,30 @@ fn what_is_left_out_has_its_default() {
         (Duration::from_secs(1), Duration::from_millis(250))
     );
     assert_eq!(pipeline.kafka.transaction_timeout(), Duration::from_secs(15));
+}
+
+#[test]
+fn an_empty_admin_section_listens_on_the_machine_alone() {
+    let pipeline = accepted(&format!("admin: {{}}\n{}", with_stage_lines("")));
+    assert_eq!(pipeline.admin.unwrap().listen.to_string(), "127.0.0.1:9180");
+}
+
+#[test]
+fn the_keys_that_differ_between_two_files_are_named_without_their_values() {
+    let before = accepted(&with_stage_lines("    workers: 2\n    config: {limit: 1, secret: a}\n"));
+    let after = accepted(&with_stage_lines(
+        "    workers: 3\n    config: {limit: 1, secret: b, more: 1}\n",
+    ));
+    let stage = "stages.az-filter";
+    let expected = [
+        format!("{stage}.config.more"),
+        format!("{stage}.config.secret"),
+        format!("{stage}.workers"),
+    ];
+    let mut found = before.differences(&after);
+    found.sort();
+    assert_eq!(found, expected);
+    assert_eq!(before.differences(&before), Vec::<String>::new());
 }
 
 #[test]

@@ -261,6 +261,21 @@ const STAGE_LINES: &[(&str, &str)] = &[
         "    limits: {deadline: 45s}\n",
     ),
     ("a misspelt policy", "    on-fault: {policy: dead-leter}\n"),
+    (
+        "a breaker without its window",
+        "    on-fault: {breaker: {failures: 3}}\n",
+    ),
+    (
+        "a breaker that can never open",
+        "    on-fault: {breaker: {failures: 10, of: 10}}\n",
+    ),
+    (
+        "retries without a bound",
+        "    on-fault: {retry: {limit: 5000, backoff: 1m}}\n",
+    ),
+    ("a rollback that is a word", "    swap: {rollback: sometimes}\n"),
+    ("a watch that is no yes or no", "    swap: {watch: maybe}\n"),
+    ("a stamp that is no yes or no", "    stamp: always\n"),
 ];
 
 fn stages() -> Vec<Mistake> {
@@ -362,7 +377,6 @@ fn plugin_configs() -> Vec<Mistake> {
 fn later() -> Vec<Mistake> {
     let top_level = r#"elasticsearch: {url: 'http://localhost:9200'}
 ingest: {listen: '127.0.0.1:8080'}
-state: {dir: ./state}
 trust: {keys: []}
 tables: {}
 "#;
@@ -370,9 +384,8 @@ tables: {}
     event-time: {csv: 1}
     window: {tumbling: 1d}
     grants: {http: true}
-    swap: {watch: true}
+    swap: {canary: 5, shadow: true}
     deterministic: true
-    stamp: true
     ttl: 1d
     plugins: [a, b]
 "#;
@@ -391,10 +404,6 @@ stages:
         ),
         ("stage keys of later versions", with_stage_lines(stage)),
         ("an output of a later version", search.to_owned()),
-        (
-            "a policy of a later version",
-            with_stage_lines("    on-fault: {policy: skip, breaker: {failures: 1, of: 2}}\n"),
-        ),
         (
             "a misspelt key of a later version",
             with_stage_lines("    windw: {tumbling: 1d}\n"),
