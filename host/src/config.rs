@@ -10,6 +10,7 @@ mod errors;
 mod interpolate;
 mod json;
 mod kafka;
+mod limits;
 mod model;
 mod pipeline;
 mod relations;

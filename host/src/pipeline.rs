@@ -159,7 +159,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
             instance: &instance,
             partitions: &partitions,
             message_limit,
-            plugin_metrics: stage_metrics.plugin(&ready.plugin.description.name),
+            plugin_metrics: ready.plugin.metrics(&stage_metrics),
             metrics: stage_metrics,
             status: stage_status,
         };

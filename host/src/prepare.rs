@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use jsonschema::error::ValidationErrorKind;
@@ -12,12 +13,13 @@ use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
 use crate::build;
-use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage, suggestion};
+use crate::config::{ConfigError, ConfigErrors, Guarantee, Outputs, Pipeline, PluginSource, Stage, suggestion};
 use crate::fault::Kind;
 use crate::metrics::PluginMetrics;
-use crate::plugin::component::{self, Binary, Limits, Plugin, Wanted};
+use crate::plugin::component::{self, Binary, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
+use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
 use crate::route::Routes;
 
@@ -40,7 +42,7 @@ pub(crate) fn stages(pipeline: &Pipeline, runtime: &Runtime) -> Result<Vec<Ready
     let mut mistakes = Vec::new();
     let mut ready = Vec::new();
     for stage in &pipeline.stages {
-        match prepare(stage, runtime) {
+        match prepare(pipeline, stage, runtime) {
             Ok(prepared) => ready.push(prepared),
             Err(found) => mistakes.extend(found),
         }
@@ -49,15 +51,15 @@ pub(crate) fn stages(pipeline: &Pipeline, runtime: &Runtime) -> Result<Vec<Ready
     Ok(ready)
 }
 
-fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> {
+fn prepare(pipeline: &Pipeline, stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> {
     let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("`plugin`: {error:#}"))];
     let file = match &stage.plugin.value {
         PluginSource::WasmFile { path, .. } => path.clone(),
         PluginSource::CrateFolder { path } => build::plugin_crate(path).map_err(at_plugin)?,
     };
     let executor = Arc::new(Executor::new().context("start the executor").map_err(at_plugin)?);
-    let plugin = Binary::read(&file)
-        .and_then(|binary| component::load(runtime, &binary, wanted(stage), &executor))
+    let plugin = Binary::read(&file, stage.limits.file_bytes.value)
+        .and_then(|binary| component::load(runtime, &binary, wanted(pipeline, stage), &executor))
         .with_context(|| file.display().to_string())
         .map_err(at_plugin)?;
     let plugin = Arc::new(plugin);
@@ -87,7 +89,7 @@ fn prepare(stage: &Stage, runtime: &Runtime) -> Result<Ready, Vec<ConfigError>> 
     }
 }
 
-fn wanted(stage: &Stage) -> Wanted<'_> {
+fn wanted<'a>(pipeline: &Pipeline, stage: &'a Stage) -> Wanted<'a> {
     let sha256 = match &stage.plugin.value {
         PluginSource::WasmFile { sha256, .. } => *sha256,
         PluginSource::CrateFolder { .. } => None,
@@ -96,12 +98,24 @@ fn wanted(stage: &Stage) -> Wanted<'_> {
         stage: &stage.name,
         sha256,
         config: stage.config.value.to_string(),
-        limits: Limits {
-            memory_bytes: usize::try_from(stage.limits.memory_bytes.value).unwrap_or(usize::MAX),
-            deadline: stage.limits.deadline.value,
-            deadline_record: stage.limits.deadline_record.value,
-        },
+        limits: Limits::new(&stage.limits, wall_max(pipeline, stage)),
     }
+}
+
+/// The most that a call may last by the clock. A worker that is in a call neither polls nor commits: what it has in its open transaction must be
+/// committed before the broker gives the transaction up, and the group must not give up the worker. A quarter of the time is left for what
+/// comes after the call. The pipeline file's own checks see to it that this is longer than the deadline.
+fn wall_max(pipeline: &Pipeline, stage: &Stage) -> Duration {
+    let kafka = &pipeline.kafka;
+    let polls = kafka.max_poll_interval();
+    let most = match stage.guarantee.value {
+        Guarantee::AtLeastOnce => polls,
+        Guarantee::ExactlyOnce => {
+            let interval = stage.commit_interval.value;
+            polls.min(kafka.transaction_timeout().saturating_sub(interval * 2))
+        }
+    };
+    most * 3 / 4
 }
 
 /// Binds every port to a topic; none where a mistake was found.
@@ -246,4 +260,30 @@ fn allowed(unknown: &str, names: &[&str]) -> String {
     let nearest = suggestion(unknown, names.iter().copied());
     let separator = if nearest.is_empty() { ";" } else { "" };
     format!("{nearest}{separator} allowed: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Broker};
+
+    #[test]
+    fn no_call_may_outlast_the_transaction_or_the_polls_around_it() {
+        let wall_max = |kafka: &str, stage: &str| {
+            let text =
+                format!("app: a\nkafka: {{{kafka}}}\nstages: {{s: {{plugin: p.wasm, input: i, output: o{stage}}}}}\n");
+            let pipeline = config::parse(&text, "p.yaml".as_ref(), &|_| None, Broker::Embedded);
+            let pipeline = pipeline.unwrap_or_else(|errors| panic!("{errors}"));
+            super::wall_max(&pipeline, &pipeline.stages[0])
+        };
+        assert_eq!(wall_max("", ""), Duration::from_millis(11_100));
+        assert_eq!(wall_max("", ", commit-interval: 1s"), Duration::from_millis(9_750));
+        let shortest = wall_max("transaction.timeout.ms: 9000", ", limits: {deadline: 4400ms}");
+        assert_eq!(
+            shortest,
+            Duration::from_millis(6_600),
+            "longer than the deadline, even where that just fits"
+        );
+        assert_eq!(wall_max("", ", guarantee: at-least-once"), Duration::from_secs(225));
+    }
 }

@@ -378,7 +378,9 @@ impl Worker {
         self.metrics.bytes_in.inc_by(batch.data.len() as u64);
         let answered = instance.process(batch);
         self.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
-        let checked = Checked::new(answered?, part.len(), &self.ports)?;
+        let limits = &self.task.plugin.limits.answer;
+        let checked = Checked::new(answered?, part.len(), &self.ports, limits)
+            .inspect_err(|fault| self.plugin_metrics.hit(fault.limit))?;
         self.metrics
             .memory
             .set(i64::try_from(instance.memory_bytes()).unwrap_or(i64::MAX));
