@@ -191,7 +191,6 @@ fn run(arguments: &Run) -> Result<()> {
         embedded: false,
         shutdown_deadline: arguments.shutdown_deadline,
         store: Some(Arc::new(store)),
-        runtime,
     };
     finish(async_runtime, pipeline::run(&pipeline, stages, &options, signals))
 }
@@ -216,14 +215,13 @@ fn dev(arguments: &Dev) -> Result<()> {
         broker,
         records,
         &wishes,
-        Arc::clone(&runtime),
         &mut std::io::stdout().lock(),
     ))
 }
 
 fn check(arguments: &Check) -> Result<()> {
     let pipeline = load(&arguments.pipeline, Broker::Configured)?;
-    let runtime = Runtime::new()?;
+    let runtime = Arc::new(Runtime::new()?);
     let stages = prepare::stages(&pipeline, &runtime, None)?;
     let mut out = std::io::stdout().lock();
     for ready in &stages {
@@ -232,7 +230,7 @@ fn check(arguments: &Check) -> Result<()> {
         writeln!(
             out,
             "stage `{}`: plugin {} {} ({}), sha256 {}",
-            ready.stage.name.value,
+            ready.place.stage.name.value,
             description.name,
             description.version,
             ready

@@ -11,6 +11,7 @@ mod faults;
 mod interpolate;
 mod json;
 mod kafka;
+mod limits;
 mod model;
 mod pipeline;
 mod relations;
@@ -36,7 +37,7 @@ pub use secret::Secret;
 use section::{Context, Field};
 
 /// The largest pipeline file, in bytes; beyond it, something else was named by mistake.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+pub(crate) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Where the brokers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

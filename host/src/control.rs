@@ -30,6 +30,8 @@ pub(crate) struct Control {
     /// The process's own name, where the pipeline file gives it one.
     pub(crate) instance: Option<String>,
     pub(crate) swaps: BTreeMap<String, Sender<Request>>,
+    /// The largest plugin file that any stage takes.
+    pub(crate) file_bytes_max: u64,
 }
 
 impl Control {

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,7 +15,6 @@ use crate::config::{At, Clients, Guarantee, KafkaProperty, KafkaValue, Pipeline,
 use crate::fixture::{self, Fixture};
 use crate::kafka::embedded::{self, Embedded, Output};
 use crate::pipeline::{self, Options};
-use crate::plugin::runtime::Runtime;
 use crate::prepare::Ready;
 
 /// Long enough for any example; a plugin that never answers is ended by its deadline long before.
@@ -114,7 +112,6 @@ pub(crate) async fn run(
     broker: Embedded,
     records: Vec<Fixture>,
     wishes: &Wishes,
-    runtime: Arc<Runtime>,
     out: &mut impl Write,
 ) -> Result<()> {
     let options = Options {
@@ -122,7 +119,6 @@ pub(crate) async fn run(
         embedded: true,
         shutdown_deadline: Duration::from_secs(10),
         store: None,
-        runtime,
     };
     let began = Instant::now();
     let total = records.len();

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::plugin::limits::Limit;
+
 /// Why a record became a dead letter. The text form is what headers, metrics and `/status` say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
@@ -62,6 +64,8 @@ pub(crate) struct Fault {
     pub(crate) message: String,
     /// The guest's call stack, where there is one.
     pub(crate) backtrace: Option<String>,
+    /// The limit that was hit, if one was.
+    pub(crate) limit: Option<Limit>,
 }
 
 impl Fault {
@@ -70,6 +74,15 @@ impl Fault {
             kind,
             message: message.into(),
             backtrace: None,
+            limit: None,
+        }
+    }
+
+    /// The same, because of a limit.
+    pub(crate) fn at(self, limit: Limit) -> Self {
+        Self {
+            limit: Some(limit),
+            ..self
         }
     }
 }

@@ -173,6 +173,7 @@ mod tests {
             store: None,
             instance: None,
             swaps: BTreeMap::new(),
+            file_bytes_max: 1024,
         })
     }
 
@@ -274,7 +275,7 @@ mod tests {
         stage.rebalance("assigned");
         stage.output("t").0.inc();
         stage.set_lag("t", 0, 1);
-        let plugin = stage.plugin("p");
+        let plugin = stage.plugin("p", 100);
         plugin.add("counter", 1);
         plugin.set("gauge", 1.0);
         plugin.observe("histogram", 1.0);

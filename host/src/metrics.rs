@@ -3,7 +3,8 @@
 //! Counters count what the host did, work that was rolled back and repeated included; what was delivered is in the topics. A worker
 //! holds its counters directly, so that counting a batch takes no lock and no look-up. The README lists the names.
 
-use std::collections::HashMap;
+mod plugin;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,11 +17,10 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::fault::Kind;
 
-/// How many names of its own a plugin may use in one stage; the contract says so.
-const PLUGIN_NAMES_MAX: usize = 100;
-/// The contract's bound on a name.
-const PLUGIN_NAME_BYTES_MAX: usize = 64;
+pub(crate) use plugin::PluginMetrics;
 
+/// Seconds that only grow.
+pub(crate) type Seconds = Counter<f64, std::sync::atomic::AtomicU64>;
 /// A number that goes up and down.
 pub(crate) type Value = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -33,6 +33,12 @@ struct OfStage {
 struct OfKind {
     stage: String,
     kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfLimit {
+    stage: String,
+    limit: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,9 +70,9 @@ struct OfPlugin {
 }
 
 #[derive(Clone)]
-struct Seconds;
+struct SecondsBuckets;
 
-impl MetricConstructor<Histogram> for Seconds {
+impl MetricConstructor<Histogram> for SecondsBuckets {
     fn new_metric(&self) -> Histogram {
         // 100 microseconds to 13 seconds: from a small batch to a call at its deadline and beyond.
         Histogram::new(exponential_buckets(0.0001, 2.0, 18))
@@ -102,13 +108,16 @@ pub(crate) struct Metrics {
     fenced: Family<OfStage, Counter>,
     rewinds: Family<OfStage, Counter>,
     instances: Family<OfStage, Counter>,
+    instances_live: Family<OfStage, Gauge>,
+    guest_cpu_seconds: Family<OfStage, Seconds>,
+    limit_hits: Family<OfLimit, Counter>,
     dropped_lines: Family<OfStage, Counter>,
     dropped_plugin_metrics: Family<OfStage, Counter>,
     memory: Family<OfStage, Gauge>,
     running: Family<OfStage, Gauge>,
     lag: Family<OfPartition, Gauge>,
-    call_seconds: Family<OfStage, Histogram, Seconds>,
-    commit_seconds: Family<OfStage, Histogram, Seconds>,
+    call_seconds: Family<OfStage, Histogram, SecondsBuckets>,
+    commit_seconds: Family<OfStage, Histogram, SecondsBuckets>,
     plugin_counters: Family<OfPlugin, Counter>,
     plugin_gauges: Family<OfPlugin, Value>,
     plugin_histograms: Family<OfPlugin, Histogram, PluginBuckets>,
@@ -153,6 +162,9 @@ impl Metrics {
         let fenced = family(r, "fenced", "Times that a worker found itself fenced");
         let rewinds = family(r, "rewinds", "Returns to the committed offsets");
         let instances = family(r, "instances", "Plugin instances made");
+        let instances_live = family(r, "instances_live", "Plugin instances that exist now");
+        let guest_cpu_seconds = family(r, "guest_cpu_seconds", "CPU time inside calls of the plugin");
+        let limit_hits = family(r, "limit_hits", "Times that a limit was hit, by its key in `limits`");
         let dropped_lines = family(r, "plugin_log_lines_dropped", "Lines of a plugin beyond the rate");
         let dropped_plugin_metrics = family(
             r,
@@ -170,13 +182,13 @@ impl Metrics {
             r,
             "call_seconds",
             "Time of one call of the plugin",
-            Family::new_with_constructor(Seconds),
+            Family::new_with_constructor(SecondsBuckets),
         );
         let commit_seconds = told(
             r,
             "commit_seconds",
             "Time of one commit",
-            Family::new_with_constructor(Seconds),
+            Family::new_with_constructor(SecondsBuckets),
         );
         let plugin_counters = family(r, "plugin_counter", "Counters of the plugin's own");
         let plugin_gauges = family(r, "plugin_gauge", "Gauges of the plugin's own");
@@ -204,6 +216,9 @@ impl Metrics {
             fenced,
             rewinds,
             instances,
+            instances_live,
+            guest_cpu_seconds,
+            limit_hits,
             dropped_lines,
             dropped_plugin_metrics,
             memory,
@@ -352,153 +367,11 @@ impl StageMetrics {
             })
             .set(records);
     }
-
-    pub(crate) fn plugin(&self, plugin: &str) -> Arc<PluginMetrics> {
-        let of_stage = OfStage {
-            stage: self.stage.clone(),
-        };
-        Arc::new(PluginMetrics {
-            stage: self.stage.clone(),
-            plugin: plugin.to_owned(),
-            dropped: self.all.dropped_plugin_metrics.get_or_create_owned(&of_stage),
-            dropped_lines: self.all.dropped_lines.get_or_create_owned(&of_stage),
-            names: Mutex::default(),
-            all: Some(Arc::clone(&self.all)),
-        })
-    }
-}
-
-enum Own {
-    Counter(Counter),
-    Gauge(Value),
-    Histogram(Histogram),
-}
-
-/// The metrics that a plugin keeps of its own.
-pub(crate) struct PluginMetrics {
-    stage: String,
-    plugin: String,
-    dropped: Counter,
-    dropped_lines: Counter,
-    names: Mutex<HashMap<String, Own>>,
-    /// None: nobody listens (`check`, `describe`).
-    all: Option<Arc<Metrics>>,
-}
-
-impl PluginMetrics {
-    /// For a plugin that is only looked at.
-    pub(crate) fn unheard() -> Arc<Self> {
-        Arc::new(Self {
-            stage: String::new(),
-            plugin: String::new(),
-            dropped: Counter::default(),
-            dropped_lines: Counter::default(),
-            names: Mutex::default(),
-            all: None,
-        })
-    }
-
-    pub(crate) fn dropped_line(&self) {
-        self.dropped_lines.inc();
-    }
-
-    pub(crate) fn add(&self, name: &str, amount: u64) {
-        self.with(name, Metrics::new_counter, |own| match own {
-            Own::Counter(counter) => {
-                counter.inc_by(amount);
-                true
-            }
-            _ => false,
-        });
-    }
-
-    pub(crate) fn set(&self, name: &str, value: f64) {
-        self.with(name, Metrics::new_gauge, |own| match own {
-            Own::Gauge(gauge) => {
-                gauge.set(value);
-                true
-            }
-            _ => false,
-        });
-    }
-
-    pub(crate) fn observe(&self, name: &str, value: f64) {
-        if !value.is_finite() {
-            self.dropped.inc();
-            return;
-        }
-        self.with(name, Metrics::new_histogram, |own| match own {
-            Own::Histogram(histogram) => {
-                histogram.observe(value);
-                true
-            }
-            _ => false,
-        });
-    }
-
-    /// Finds or makes the metric and uses it; a name that is not allowed, one too many, or of another kind is dropped and counted.
-    fn with(&self, name: &str, make: impl FnOnce(&Metrics, &OfPlugin) -> Own, apply: impl FnOnce(&Own) -> bool) {
-        let Some(all) = &self.all else {
-            return;
-        };
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if !names.contains_key(name) && names.len() < PLUGIN_NAMES_MAX && is_metric_name(name) {
-            let labels = OfPlugin {
-                stage: self.stage.clone(),
-                plugin: self.plugin.clone(),
-                name: name.to_owned(),
-            };
-            names.insert(name.to_owned(), make(all, &labels));
-        }
-        if !names.get(name).is_some_and(apply) {
-            self.dropped.inc();
-        }
-    }
-}
-
-impl Metrics {
-    fn new_counter(&self, labels: &OfPlugin) -> Own {
-        Own::Counter(self.plugin_counters.get_or_create_owned(labels))
-    }
-
-    fn new_gauge(&self, labels: &OfPlugin) -> Own {
-        Own::Gauge(self.plugin_gauges.get_or_create_owned(labels))
-    }
-
-    fn new_histogram(&self, labels: &OfPlugin) -> Own {
-        Own::Histogram(self.plugin_histograms.get_or_create_owned(labels))
-    }
-}
-
-fn is_metric_name(name: &str) -> bool {
-    name.len() <= PLUGIN_NAME_BYTES_MAX
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_plugin_keeps_at_most_its_share_of_names() {
-        let metrics = Metrics::new();
-        let plugin = metrics.stage("s").plugin("p");
-        for n in 0..PLUGIN_NAMES_MAX + 5 {
-            plugin.add(&format!("n{n}"), 1);
-        }
-        plugin.add("Not-Allowed", 1);
-        plugin.set("n0", 1.0);
-        plugin.observe("h", f64::NAN);
-        assert_eq!(plugin.dropped.get(), 8);
-        assert!(
-            metrics
-                .text()
-                .contains(r#"wasmill_plugin_counter_total{stage="s",plugin="p",name="n0"} 1"#)
-        );
-    }
 
     #[test]
     fn kinds_are_counted_under_their_own_names() {

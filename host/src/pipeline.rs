@@ -18,7 +18,6 @@ use crate::config::Pipeline;
 use crate::control::Control;
 use crate::http;
 use crate::metrics::Metrics;
-use crate::plugin::runtime::Runtime;
 use crate::prepare::Ready;
 use crate::status::{PipelineStatus, StageStatus};
 use crate::swap::pipeline_file;
@@ -42,8 +41,6 @@ pub(crate) struct Options {
     pub(crate) shutdown_deadline: Duration,
     /// Where versions of plugins are kept. None: nothing is kept, and nothing is swapped.
     pub(crate) store: Option<Arc<Store>>,
-    /// What plugins are loaded by.
-    pub(crate) runtime: Arc<Runtime>,
 }
 
 /// What stops a pipeline from outside.
@@ -86,10 +83,12 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         instance,
         partitions,
         message_limit,
-        runtime: Arc::clone(&options.runtime),
         store: options.store.clone(),
     });
-    let written: BTreeSet<String> = stages.iter().flat_map(|ready| ready.destinations.clone()).collect();
+    let written: BTreeSet<String> = stages
+        .iter()
+        .flat_map(|ready| ready.place.destinations.clone())
+        .collect();
     let written: Vec<String> = written.into_iter().collect();
     let mut running = Running {
         status: Arc::clone(&status),
@@ -99,7 +98,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         is_controlled: pipeline.admin.is_some(),
     };
     for (ready, status) in stages.into_iter().zip(&status.stages) {
-        let (shared, metrics) = (Arc::clone(&shared), metrics.stage(&ready.stage.name));
+        let (shared, metrics) = (Arc::clone(&shared), metrics.stage(&ready.place.stage.name));
         running
             .stages
             .push(StageRun::new(shared, ready, metrics, Arc::clone(status))?);
@@ -120,11 +119,13 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         pipeline_file::follow(pipeline, swaps.clone(), Arc::clone(&status), Arc::clone(&running.stop))?;
     }
     if let Some(admin) = &pipeline.admin {
+        let file_bytes = pipeline.stages.iter().map(|stage| stage.limits.file_bytes.value);
         let control = Control {
             status: Arc::clone(&status),
             store: options.store.clone(),
             instance: own_name,
             swaps,
+            file_bytes_max: file_bytes.max().unwrap_or(0),
         };
         http::serve(admin, metrics, Arc::new(control)).await?;
     }
@@ -142,7 +143,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
 }
 
 fn status_of(ready: &Ready) -> Arc<StageStatus> {
-    let stage = &ready.stage;
+    let stage = &ready.place.stage;
     StageStatus::new(&stage.name, &stage.group, usize::from(stage.workers.value))
 }
 

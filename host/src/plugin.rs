@@ -1,16 +1,18 @@
 //! Runs plugins: the only place that names the WebAssembly runtime.
 //!
 //! `runtime` is the engine and its clock; `component` turns a file into a prepared plugin and says in plain words what does not fit;
-//! `instance` is one running copy, called batch by batch under limits; `imports` is all that a plugin can reach. A plugin gets
+//! `instance` is one running copy, called batch by batch under `limits`; `imports` is all that a plugin can reach. A plugin gets
 //! bytes and gives bytes: what it answers is checked in `reply`, outside of here.
 
+pub(crate) mod bounds;
 pub(crate) mod component;
 pub(crate) mod imports;
 pub(crate) mod instance;
+pub(crate) mod limits;
 pub(crate) mod runtime;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The contract as generated from `wit/`.
 pub(crate) mod contract {

@@ -7,6 +7,7 @@ mod origin;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use jsonschema::error::ValidationErrorKind;
@@ -14,12 +15,13 @@ use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
 use crate::build;
-use crate::config::{ConfigError, ConfigErrors, Outputs, Pipeline, PluginSource, Stage, suggestion};
+use crate::config::{ConfigError, ConfigErrors, Guarantee, Outputs, Pipeline, PluginSource, Stage, suggestion};
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
-use crate::plugin::component::{self, Binary, Limits, Plugin, Wanted};
+use crate::plugin::component::{self, Binary, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
+use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
 use crate::route::Routes;
 use crate::swap::store::Store;
@@ -32,13 +34,21 @@ pub(crate) struct Prepared {
     pub(crate) routes: Arc<Routes>,
 }
 
-/// A stage whose plugin fits it.
-pub(crate) struct Ready {
+/// What a plugin has to fit: a stage, and all that it takes to find out.
+#[derive(Clone)]
+pub(crate) struct Place {
     pub(crate) stage: Stage,
-    pub(crate) prepared: Prepared,
-    pub(crate) origin: Origin,
     /// The topics that the stage writes, each once; the last is the dead-letter topic.
     pub(crate) destinations: Vec<String>,
+    wall_max: Duration,
+    runtime: Arc<Runtime>,
+}
+
+/// A stage with a plugin that fits it.
+pub(crate) struct Ready {
+    pub(crate) place: Place,
+    pub(crate) prepared: Prepared,
+    pub(crate) origin: Origin,
 }
 
 /// Builds, loads and configures the plugin of every stage. With `store`, a stage whose file is not fit runs what it ran last.
@@ -47,14 +57,19 @@ pub(crate) struct Ready {
 /// All mistakes, with their places in the pipeline file.
 pub(crate) fn stages(
     pipeline: &Pipeline,
-    runtime: &Runtime,
+    runtime: &Arc<Runtime>,
     store: Option<&Store>,
 ) -> Result<Vec<Ready>, ConfigErrors> {
     let mut mistakes = Vec::new();
     let mut ready = Vec::new();
     for stage in &pipeline.stages {
-        match prepare(stage, runtime, store) {
-            Ok(prepared) => ready.push(prepared),
+        let place = Place::new(pipeline, stage, runtime);
+        match origin::choose(&place, store) {
+            Ok((prepared, origin)) => ready.push(Ready {
+                place,
+                prepared,
+                origin,
+            }),
             Err(found) => mistakes.extend(found),
         }
     }
@@ -62,24 +77,11 @@ pub(crate) fn stages(
     Ok(ready)
 }
 
-fn prepare(stage: &Stage, runtime: &Runtime, store: Option<&Store>) -> Result<Ready, Vec<ConfigError>> {
-    let destinations = destinations(stage);
-    let (prepared, origin) = origin::choose(stage, store, |binary, source| {
-        load(stage, &destinations, binary, source, runtime)
-    })?;
-    Ok(Ready {
-        stage: stage.clone(),
-        prepared,
-        origin,
-        destinations,
-    })
-}
-
 /// The plugin's file; a crate is built first.
 ///
 /// # Errors
 /// When there is none, at its place in the pipeline file.
-pub(crate) fn file_of(stage: &Stage) -> Result<PathBuf, ConfigError> {
+fn file_of(stage: &Stage) -> Result<PathBuf, ConfigError> {
     let wrong = |text: String| stage.error(stage.plugin.at, format!("`plugin`: {text}"));
     if let Some(mistake) = stage.plugin.value.mistake() {
         return Err(wrong(mistake));
@@ -90,34 +92,53 @@ pub(crate) fn file_of(stage: &Stage) -> Result<PathBuf, ConfigError> {
     }
 }
 
-/// Proves that a plugin fits its stage: loads it, configures it, binds its ports, lets it try itself out. `source` names the bytes in messages.
-///
-/// # Errors
-/// What does not fit, each mistake at the place in the pipeline file that it is about.
-pub(crate) fn load(
-    stage: &Stage,
-    destinations: &[String],
-    binary: &Binary,
-    source: &str,
-    runtime: &Runtime,
-) -> Result<Prepared, Vec<ConfigError>> {
-    let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("`plugin`: {error:#}"))];
-    let executor = Arc::new(Executor::new().context("start the executor").map_err(at_plugin)?);
-    let plugin = component::load(runtime, binary, wanted(stage), &executor)
-        .with_context(|| source.to_owned())
-        .map_err(at_plugin)?;
-    let plugin = Arc::new(plugin);
-    let mut mistakes = Vec::new();
-    let routes = bind(stage, &plugin, destinations, &mut mistakes);
-    if check_schema(stage, &plugin, &mut mistakes) {
-        mistakes.extend(try_out(stage, &plugin, executor));
+impl Place {
+    fn new(pipeline: &Pipeline, stage: &Stage, runtime: &Arc<Runtime>) -> Self {
+        Self {
+            stage: stage.clone(),
+            destinations: destinations(stage),
+            wall_max: wall_max(pipeline, stage),
+            runtime: Arc::clone(runtime),
+        }
     }
-    match routes {
-        Some(routes) if mistakes.is_empty() => Ok(Prepared {
-            plugin,
-            routes: Arc::new(routes),
-        }),
-        _ => Err(mistakes),
+
+    /// Proves that a plugin fits: loads it, configures it, binds its ports, lets it try itself out. `source` names the bytes in messages.
+    ///
+    /// # Errors
+    /// What does not fit, each mistake at the place in the pipeline file that it is about.
+    pub(crate) fn load(&self, binary: &Binary, source: &str) -> Result<Prepared, Vec<ConfigError>> {
+        let stage = &self.stage;
+        let at_plugin = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("`plugin`: {error:#}"))];
+        let executor = Arc::new(Executor::new().context("start the executor").map_err(at_plugin)?);
+        let plugin = component::load(&self.runtime, binary, self.wanted(), &executor)
+            .with_context(|| source.to_owned())
+            .map_err(at_plugin)?;
+        let plugin = Arc::new(plugin);
+        let mut mistakes = Vec::new();
+        let routes = bind(stage, &plugin, &self.destinations, &mut mistakes);
+        if check_schema(stage, &plugin, &mut mistakes) {
+            mistakes.extend(try_out(stage, &plugin, executor));
+        }
+        match routes {
+            Some(routes) if mistakes.is_empty() => Ok(Prepared {
+                plugin,
+                routes: Arc::new(routes),
+            }),
+            _ => Err(mistakes),
+        }
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        let sha256 = match &self.stage.plugin.value {
+            PluginSource::WasmFile { sha256, .. } => *sha256,
+            PluginSource::CrateFolder { .. } => None,
+        };
+        Wanted {
+            stage: &self.stage.name,
+            sha256,
+            config: self.stage.config.value.to_string(),
+            limits: Limits::new(&self.stage.limits, self.wall_max),
+        }
     }
 }
 
@@ -142,23 +163,6 @@ fn try_out(stage: &Stage, plugin: &Arc<Plugin>, executor: Arc<Executor>) -> Opti
     Some(stage.error(stage.plugin.at, text))
 }
 
-fn wanted(stage: &Stage) -> Wanted<'_> {
-    let sha256 = match &stage.plugin.value {
-        PluginSource::WasmFile { sha256, .. } => *sha256,
-        PluginSource::CrateFolder { .. } => None,
-    };
-    Wanted {
-        stage: &stage.name,
-        sha256,
-        config: stage.config.value.to_string(),
-        limits: Limits {
-            memory_bytes: usize::try_from(stage.limits.memory_bytes.value).unwrap_or(usize::MAX),
-            deadline: stage.limits.deadline.value,
-            deadline_record: stage.limits.deadline_record.value,
-        },
-    }
-}
-
 /// The topics that the stage writes, each once, in the order of the file, whatever version of its plugin runs; the dead-letter topic is the last.
 fn destinations(stage: &Stage) -> Vec<String> {
     let mut topics: Vec<String> = Vec::new();
@@ -169,6 +173,22 @@ fn destinations(stage: &Stage) -> Vec<String> {
     }
     topics.push(stage.on_fault.dead_letter.value.clone());
     topics
+}
+
+/// The most that a call may last by the clock. A worker that is in a call neither polls nor commits: what it has in its open transaction must be
+/// committed before the broker gives the transaction up, and the group must not give up the worker. A quarter of the time is left for what
+/// comes after the call. The pipeline file's own checks see to it that this is longer than the deadline.
+fn wall_max(pipeline: &Pipeline, stage: &Stage) -> Duration {
+    let kafka = &pipeline.kafka;
+    let polls = kafka.max_poll_interval();
+    let most = match stage.guarantee.value {
+        Guarantee::AtLeastOnce => polls,
+        Guarantee::ExactlyOnce => {
+            let interval = stage.commit_interval.value;
+            polls.min(kafka.transaction_timeout().saturating_sub(interval * 2))
+        }
+    };
+    most * 3 / 4
 }
 
 /// Binds every port to a topic; none where a mistake was found.
@@ -304,4 +324,30 @@ fn allowed(unknown: &str, names: &[&str]) -> String {
     let nearest = suggestion(unknown, names.iter().copied());
     let separator = if nearest.is_empty() { ";" } else { "" };
     format!("{nearest}{separator} allowed: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Broker};
+
+    #[test]
+    fn no_call_may_outlast_the_transaction_or_the_polls_around_it() {
+        let wall_max = |kafka: &str, stage: &str| {
+            let text =
+                format!("app: a\nkafka: {{{kafka}}}\nstages: {{s: {{plugin: p.wasm, input: i, output: o{stage}}}}}\n");
+            let pipeline = config::parse(&text, "p.yaml".as_ref(), &|_| None, Broker::Embedded);
+            let pipeline = pipeline.unwrap_or_else(|errors| panic!("{errors}"));
+            super::wall_max(&pipeline, &pipeline.stages[0])
+        };
+        assert_eq!(wall_max("", ""), Duration::from_millis(11_100));
+        assert_eq!(wall_max("", ", commit-interval: 1s"), Duration::from_millis(9_750));
+        let shortest = wall_max("transaction.timeout.ms: 9000", ", limits: {deadline: 4400ms}");
+        assert_eq!(
+            shortest,
+            Duration::from_millis(6_600),
+            "longer than the deadline, even where that just fits"
+        );
+        assert_eq!(wall_max("", ", guarantee: at-least-once"), Duration::from_secs(225));
+    }
 }

@@ -6,13 +6,8 @@
 
 use crate::fault::{Fault, Kind};
 use crate::plugin::contract::{Emission, Header, HeadersOut, Message, Part, PortKind, Replies, Reply, Span};
+use crate::plugin::limits::{AnswerLimits, Limit};
 
-/// The most bytes that one answer may carry. A batch is bounded by `batch.bytes`, so this is growth by two orders of magnitude.
-const DATA_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The most emissions of one answer.
-const EMISSIONS_MAX: usize = 1_000_000;
-/// The most headers of one answer.
-const HEADERS_MAX: usize = 1_000_000;
 /// The longest reason that is kept; Kafka headers are for people, not for dumps.
 const REASON_BYTES_MAX: usize = 4096;
 
@@ -38,8 +33,14 @@ impl Checked {
     /// Checks an answer to a batch of `expected` records by a plugin with these ports.
     ///
     /// # Errors
-    /// The first rule that is broken, in words for the plugin's author.
-    pub(crate) fn new(replies: Replies, expected: usize, ports: &[PortKind]) -> Result<Self, Fault> {
+    /// The first rule or limit that is broken, in words for the plugin's author.
+    pub(crate) fn new(
+        replies: Replies,
+        expected: usize,
+        ports: &[PortKind],
+        limits: &AnswerLimits,
+    ) -> Result<Self, Fault> {
+        check_sizes(&replies, limits)?;
         check(&replies, expected, ports)
             .map(|starts| Self { replies, starts })
             .map_err(|text| Fault::new(Kind::Malformed, text))
@@ -83,21 +84,34 @@ fn slice<T>(of: &[T], span: Span) -> Option<&[T]> {
     of.get(start..start.checked_add(span.len as usize)?)
 }
 
+fn check_sizes(replies: &Replies, limits: &AnswerLimits) -> Result<(), Fault> {
+    let within = |found: usize, of: &str, most: usize, limit: Limit| {
+        if found <= most {
+            return Ok(());
+        }
+        let text = format!("answered {found} {of}, the limit is {most} ({limit})");
+        Err(Fault::new(Kind::Malformed, text).at(limit))
+    };
+    within(replies.data.len(), "bytes", limits.bytes, Limit::AnswerBytes)?;
+    within(
+        replies.emissions.len(),
+        "emissions",
+        limits.emissions,
+        Limit::AnswerEmissions,
+    )?;
+    within(replies.headers.len(), "headers", limits.headers, Limit::AnswerHeaders)?;
+    for header in &replies.headers {
+        // Both lengths are 32 bits wide, and whether there are such bytes is checked later.
+        let bytes = header.name.len as usize + header.value.map_or(0, |value| value.len as usize);
+        within(bytes, "bytes in one header", limits.header_bytes, Limit::HeaderBytes)?;
+    }
+    Ok(())
+}
+
 fn check(replies: &Replies, expected: usize, ports: &[PortKind]) -> Result<Vec<usize>, String> {
     let (answered, emitted) = (replies.replies.len(), replies.emissions.len());
     if answered != expected {
         return Err(format!("answered {answered} replies to {expected} records"));
-    }
-    if replies.data.len() > DATA_BYTES_MAX {
-        let bytes = replies.data.len();
-        return Err(format!("answered {bytes} bytes, the limit is {DATA_BYTES_MAX}"));
-    }
-    if emitted > EMISSIONS_MAX {
-        return Err(format!("answered {emitted} emissions, the limit is {EMISSIONS_MAX}"));
-    }
-    if replies.headers.len() > HEADERS_MAX {
-        let headers = replies.headers.len();
-        return Err(format!("answered {headers} headers, the limit is {HEADERS_MAX}"));
     }
     for (index, header) in replies.headers.iter().enumerate() {
         check_header(replies, header).map_err(|text| format!("header {index}: {text}"))?;
@@ -214,6 +228,12 @@ mod tests {
     use super::*;
 
     const PORTS: [PortKind; 2] = [PortKind::Message, PortKind::Document];
+    const LIMITS: AnswerLimits = AnswerLimits {
+        bytes: 20,
+        emissions: 4,
+        headers: 3,
+        header_bytes: 40,
+    };
 
     fn span(start: u32, len: u32) -> Span {
         Span { start, len }
@@ -241,7 +261,7 @@ mod tests {
 
     #[track_caller]
     fn refused(replies: Replies, expected: usize, words: &str) {
-        let fault = Checked::new(replies, expected, &PORTS).unwrap_err();
+        let fault = Checked::new(replies, expected, &PORTS, &LIMITS).unwrap_err();
         assert_eq!(fault.kind, Kind::Malformed);
         assert!(fault.message.contains(words), "{}", fault.message);
     }
@@ -257,7 +277,7 @@ mod tests {
             vec![Reply::Emit(1), Reply::Skip, Reply::Emit(2), Reply::Emit(0)],
             emissions,
         );
-        let checked = Checked::new(replies, 4, &PORTS).unwrap();
+        let checked = Checked::new(replies, 4, &PORTS, &LIMITS).unwrap();
         let counts: Vec<_> = (0..4)
             .map(|index| match checked.verdict(index) {
                 Verdict::Emit(emissions) => emissions.len(),
@@ -321,6 +341,63 @@ mod tests {
         refused(named, 1, "header 0: name is not UTF-8");
     }
 
+    /// An answer of these sizes to no record, its one emission for each taken by no reply.
+    fn sized(bytes: usize, emissions: usize, headers: &[(u32, u32)]) -> Result<Checked, Fault> {
+        let header = |(name, value): &(u32, u32)| Header {
+            name: span(0, *name),
+            value: Some(span(0, *value)),
+        };
+        let replies = Replies {
+            data: vec![b'x'; bytes],
+            replies: vec![Reply::Emit(u32::try_from(emissions).unwrap())],
+            emissions: vec![Emission::Message(message(0)); emissions],
+            headers: headers.iter().map(header).collect(),
+        };
+        Checked::new(replies, 1, &PORTS, &LIMITS)
+    }
+
+    #[test]
+    fn an_answer_at_its_limits_is_taken() {
+        assert_eq!(sized(20, 4, &[(20, 20), (20, 20), (20, 20)]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_answer_beyond_a_limit_is_refused_by_its_name() {
+        let beyond = |answer: Result<Checked, Fault>, limit, words: &str| {
+            let fault = answer.unwrap_err();
+            assert_eq!(
+                (fault.kind, fault.limit, fault.message.as_str()),
+                (Kind::Malformed, Some(limit), words)
+            );
+        };
+        beyond(
+            sized(21, 0, &[]),
+            Limit::AnswerBytes,
+            "answered 21 bytes, the limit is 20 (`limits.answer-bytes`)",
+        );
+        beyond(
+            sized(0, 5, &[]),
+            Limit::AnswerEmissions,
+            "answered 5 emissions, the limit is 4 (`limits.answer-emissions`)",
+        );
+        beyond(
+            sized(0, 0, &[(0, 0); 4]),
+            Limit::AnswerHeaders,
+            "answered 4 headers, the limit is 3 (`limits.answer-headers`)",
+        );
+        beyond(
+            sized(20, 0, &[(20, 20), (20, 21)]),
+            Limit::HeaderBytes,
+            "answered 41 bytes in one header, the limit is 40 (`limits.header-bytes`)",
+        );
+        let overflow = Err(sized(0, 0, &[(u32::MAX, u32::MAX)]).unwrap_err());
+        beyond(
+            overflow,
+            Limit::HeaderBytes,
+            "answered 8589934590 bytes in one header, the limit is 40 (`limits.header-bytes`)",
+        );
+    }
+
     fn any_span() -> impl Strategy<Value = Span> {
         prop_oneof![(0..20u32, 0..20u32), (any::<u32>(), any::<u32>())].prop_map(|(start, len)| Span { start, len })
     }
@@ -374,7 +451,7 @@ mod tests {
         ) {
             let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
             let answer = Replies { data, replies, emissions, headers };
-            if let Ok(checked) = Checked::new(answer, expected, &PORTS) {
+            if let Ok(checked) = Checked::new(answer, expected, &PORTS, &LIMITS) {
                 prop_assert_eq!(checked.len(), expected);
                 for index in 0..expected {
                     if let Verdict::Emit(emissions) = checked.verdict(index) {

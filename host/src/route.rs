@@ -120,7 +120,8 @@ mod tests {
             emissions,
             headers: Vec::new(),
         };
-        let checked = Checked::new(replies, 1, &[PortKind::Message; 2]).unwrap();
+        let limits = crate::plugin::tests::patient().answer;
+        let checked = Checked::new(replies, 1, &[PortKind::Message; 2], &limits).unwrap();
         let routes = Routes::new(vec![7, 3], Vec::new());
         routes
             .deliveries(&checked, &checked.verdict(0))

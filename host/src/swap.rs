@@ -20,12 +20,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::oneshot;
 
 use crate::chaos::{self, Point};
-use crate::config::{PluginConfig, Stage};
+use crate::config::PluginConfig;
 use crate::metrics::StageMetrics;
 use crate::plugin::component::Binary;
 use crate::plugin::instance::{Executor, Instance};
-use crate::plugin::runtime::Runtime;
-use crate::prepare::{self, Prepared};
+use crate::prepare::{self, Place, Prepared};
 use crate::status::{PluginReport, StageStatus};
 use crate::version::{Current, RolledBack, Version};
 
@@ -55,9 +54,7 @@ pub(crate) struct Request {
 
 /// What a swapper works with.
 pub(crate) struct Swapper {
-    pub(crate) stage: Stage,
-    pub(crate) destinations: Vec<String>,
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) place: Place,
     pub(crate) store: Option<Arc<Store>>,
     pub(crate) current: Arc<Current<Version>>,
     pub(crate) metrics: StageMetrics,
@@ -80,10 +77,16 @@ impl Swapper {
     /// # Errors
     /// When the thread cannot be started.
     pub(crate) fn start(mut self, requests: Receiver<Request>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
-        let watched = self.file.clone().filter(|_| self.stage.swap.watch);
-        let mut watch = watched.map(|file| FileWatch::new(file, self.remembered.file.clone()));
+        let watched = self.file.clone().filter(|_| self.place.stage.swap.watch);
+        let mut watch = watched.map(|file| {
+            FileWatch::new(
+                file,
+                self.remembered.file.clone(),
+                self.place.stage.limits.file_bytes.value,
+            )
+        });
         std::thread::Builder::new()
-            .name(format!("{}-swap", self.stage.name.value))
+            .name(format!("{}-swap", self.name()))
             .spawn(move || {
                 while !stop.load(Ordering::Acquire) {
                     match requests.recv_timeout(LOOK) {
@@ -105,15 +108,26 @@ impl Swapper {
             .context("start a swap thread")
     }
 
+    fn name(&self) -> &str {
+        &self.place.stage.name.value
+    }
+
     fn fulfil(&mut self, wish: Wish) -> Result<PluginReport> {
         match wish {
-            Wish::Bytes(bytes) => self.take(Binary::new(bytes), Change::Swapped, "command"),
+            Wish::Bytes(bytes) => {
+                let bytes_max = self.place.stage.limits.file_bytes.value;
+                match Binary::received(bytes, bytes_max) {
+                    Ok(binary) => self.take(binary, Change::Swapped, "command"),
+                    Err(error) => Err(self.refuse(None, "command", error)),
+                }
+            }
             Wish::File => {
                 let file = self
                     .file
                     .as_ref()
                     .ok_or_else(|| anyhow!("the stage has no plugin file: its crate could not be built"))?;
-                let found = Binary::read(file).with_context(|| file.display().to_string());
+                let found = Binary::read(file, self.place.stage.limits.file_bytes.value)
+                    .with_context(|| file.display().to_string());
                 self.take_file(found)
             }
             Wish::Back(digest) => self.go_back(digest),
@@ -176,10 +190,10 @@ impl Swapper {
             Some(store) => store.binary(&digest)?,
             None => bail!("this run keeps no versions"),
         };
-        let before = std::mem::replace(&mut self.stage.config, config);
+        let before = std::mem::replace(&mut self.place.stage.config, config);
         let taken = self.take(binary, Change::Configured, "pipeline file");
         if taken.is_err() {
-            self.stage.config = before;
+            self.place.stage.config = before;
         }
         taken
     }
@@ -191,7 +205,7 @@ impl Swapper {
             _ => None,
         };
         let source = source.unwrap_or_else(|| format!("version {}", short(&binary.digest)));
-        let loaded = prepare::load(&self.stage, &self.destinations, &binary, &source, &self.runtime);
+        let loaded = self.place.load(&binary, &source);
         let prepared = match loaded {
             Ok(prepared) => prepared,
             Err(mistakes) => {
@@ -230,7 +244,7 @@ impl Swapper {
         }
         chaos::kill(Point::SwapRecorded);
         let trial = match change {
-            Change::Swapped | Change::Configured => self.stage.swap.rollback,
+            Change::Swapped | Change::Configured => self.place.stage.swap.rollback,
             Change::Started | Change::Refused | Change::RolledBack => None,
         };
         if let Some(rolled_back) = self.current.publish(version, trial) {
@@ -244,7 +258,7 @@ impl Swapper {
         self.status.set_plugin(report.clone());
         self.status.set_refused(None);
         tracing::info!(
-            stage = self.stage.name.value,
+            stage = self.name(),
             plugin = report.name,
             version = report.version,
             digest = report.digest,
@@ -272,7 +286,7 @@ impl Swapper {
         };
         store.keep(binary)?;
         store.record(&self.event(change, by, Some(report), None))?;
-        store.remember(&self.stage.name, remembered)?;
+        store.remember(self.name(), remembered)?;
         if let Err(error) = store.tidy() {
             tracing::warn!(error = format!("{error:#}"), "old versions are not cleared away");
         }
@@ -281,10 +295,10 @@ impl Swapper {
 
     /// Makes the instances that the workers will call, so that none has to wait for its own.
     fn version_of(&self, prepared: Prepared) -> Result<Arc<Version>> {
-        let metrics = self.metrics.plugin(&prepared.plugin.description.name);
+        let metrics = prepared.plugin.metrics(&self.metrics);
         let executor = Arc::new(Executor::new().context("start the executor")?);
         let mut spares = Vec::new();
-        for _ in 0..self.stage.workers.value {
+        for _ in 0..self.place.stage.workers.value {
             let made = Instance::new(
                 Arc::clone(&prepared.plugin),
                 Arc::clone(&executor),
@@ -297,7 +311,7 @@ impl Swapper {
             plugin: prepared.plugin,
             routes: prepared.routes,
             metrics,
-            config: self.stage.config.clone(),
+            config: self.place.stage.config.clone(),
             spares: spares.into(),
         }))
     }
@@ -307,7 +321,7 @@ impl Swapper {
         let reason = format!("{error:#}");
         let digest = binary.map(|binary| binary.digest.as_str());
         tracing::error!(
-            stage = self.stage.name.value,
+            stage = self.name(),
             digest,
             by,
             error = reason,
@@ -339,7 +353,7 @@ impl Swapper {
         self.remembered.activate(&to.plugin.digest);
         self.remembered.refused = Some(rolled_back.reason.clone());
         self.remember();
-        self.stage.config = to.config.clone();
+        self.place.stage.config = to.config.clone();
         let report = self.tell_rolled_back(&rolled_back);
         self.metrics.runs(&report.name, &report.version, &report.digest);
         self.status.set_plugin(report);
@@ -350,7 +364,7 @@ impl Swapper {
         let (from, to) = (&rolled_back.from.plugin, &rolled_back.to);
         let report = report(to, self.file.as_ref());
         tracing::error!(
-            stage = self.stage.name.value,
+            stage = self.name(),
             from = from.digest,
             to = report.digest,
             reason = rolled_back.reason,
@@ -377,7 +391,7 @@ impl Swapper {
     fn event(&self, change: Change, by: &str, report: Option<&PluginReport>, reason: Option<String>) -> Event {
         Event {
             at: store::now(),
-            stage: self.stage.name.value.clone(),
+            stage: self.name().to_owned(),
             change,
             by: by.to_owned(),
             from: self.remembered.active.clone(),
@@ -391,13 +405,9 @@ impl Swapper {
         let Some(store) = &self.store else {
             return;
         };
-        if let Err(error) = store.remember(&self.stage.name, &self.remembered) {
+        if let Err(error) = store.remember(self.name(), &self.remembered) {
             let error = format!("{error:#}");
-            tracing::error!(
-                stage = self.stage.name.value,
-                error,
-                "what the stage runs is not remembered"
-            );
+            tracing::error!(stage = self.name(), error, "what the stage runs is not remembered");
         }
     }
 }

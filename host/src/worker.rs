@@ -5,6 +5,7 @@
 //! transaction is aborted, every partition goes back to its committed offset, and the records come again. The group is served between any two calls.
 
 mod burial;
+mod delivery;
 mod group;
 mod recovery;
 
@@ -19,7 +20,7 @@ use crate::assignment::{Assignment, Slot};
 use crate::batch::{Batcher, Bounds};
 use crate::breaker::Breaker;
 use crate::config::{OnFault, Start};
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::kafka::consumer::{Consumer, TopicPartition};
 use crate::kafka::ffi::Message;
 use crate::metrics::StageMetrics;
@@ -27,9 +28,8 @@ use crate::pack::{self, Packer};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
 use crate::refusal::Halving;
-use crate::reply::{Checked, Verdict};
-use crate::route::Delivery;
-use crate::sink::{Failure, Refusal, Sink};
+use crate::reply::Checked;
+use crate::sink::{Failure, Sink};
 use crate::status::WorkerStatus;
 use crate::version::{Current, Publication, Version};
 use crate::work::Work;
@@ -411,115 +411,14 @@ impl Worker {
         self.metrics.bytes_in.inc_by(batch.data.len() as u64);
         let answered = instance.process(batch);
         self.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
-        let checked = Checked::new(answered?, part.len(), &self.ports)?;
+        let version = &self.publication.version;
+        let limits = &version.plugin.limits.answer;
+        let checked = Checked::new(answered?, part.len(), &self.ports, limits)
+            .inspect_err(|fault| version.metrics.hit(fault.limit))?;
         self.metrics
             .memory
             .set(i64::try_from(instance.memory_bytes()).unwrap_or(i64::MAX));
         self.instance = Some(instance);
         Ok(checked)
-    }
-
-    fn deliver(
-        &mut self,
-        slot: Slot,
-        partition: &TopicPartition,
-        work: &mut Work<Message>,
-        checked: &Checked,
-    ) -> Result<(), Failure> {
-        let routes = Arc::clone(&self.publication.version.routes);
-        for index in 0..checked.len() {
-            if self.is_full() {
-                self.commit()?;
-            }
-            let verdict = checked.verdict(index);
-            self.count(&verdict);
-            let Some(message) = work.part().and_then(<[Message]>::first) else {
-                return Ok(());
-            };
-            let fault = match verdict {
-                Verdict::Skip => None,
-                Verdict::Forward { .. } | Verdict::Emit(_) => {
-                    self.send(slot, message, || routes.deliveries(checked, &verdict), checked)?
-                }
-                Verdict::Reject(reason) => Some(Fault::new(Kind::Reject, reason)),
-                Verdict::Retry(reason) => {
-                    if work.hold(Instant::now(), self.task.on_fault.retry) {
-                        return Ok(());
-                    }
-                    // The answers behind it are thrown away: the plugin gave them for a stream in which this record came first.
-                    return self.fail(slot, partition, work, &Fault::new(Kind::Retry, reason));
-                }
-            };
-            match fault {
-                None => {
-                    self.passed();
-                    self.finish(slot, work);
-                }
-                Some(fault) => self.fail(slot, partition, work, &fault)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn count(&self, verdict: &Verdict<'_>) {
-        let kind = match verdict {
-            Verdict::Skip => 0,
-            Verdict::Forward { .. } => 1,
-            Verdict::Emit(_) => 2,
-            Verdict::Reject(_) => 3,
-            Verdict::Retry(_) => 4,
-        };
-        self.metrics.replies[kind].inc();
-    }
-
-    /// Writes what a verdict sends; a fault where the record cannot be written at all.
-    fn send<'a, D: Iterator<Item = Delivery<'a>>>(
-        &mut self,
-        slot: Slot,
-        message: &Message,
-        deliveries: impl Fn() -> D,
-        checked: &Checked,
-    ) -> Result<Option<Fault>, Failure> {
-        let mut bytes = 0_usize;
-        for delivery in deliveries() {
-            match self.sink.check(message, checked, &delivery) {
-                Ok(size) => bytes = bytes.saturating_add(size),
-                Err(Refusal(text)) => return Ok(Some(Fault::new(Kind::Refused, text))),
-            }
-            if bytes > RECORD_OUTPUT_BYTES_MAX {
-                let text = format!("the outputs of one record exceed {RECORD_OUTPUT_BYTES_MAX} bytes");
-                return Ok(Some(Fault::new(Kind::Malformed, text)));
-            }
-        }
-        if bytes == 0 {
-            // Emitted nothing: every delivery has some bytes.
-            return Ok(None);
-        }
-        self.sink.begin(Instant::now())?;
-        self.output(slot, message.offset(), None, None);
-        for delivery in deliveries() {
-            self.sink.write(message, checked, &delivery)?;
-        }
-        Ok(None)
-    }
-
-    fn output(&mut self, slot: Slot, offset: i64, dead_letter_cut: Option<bool>, fault: Option<Fault>) {
-        self.outputs += 1;
-        self.last_output = Some(LastOutput {
-            slot,
-            offset,
-            dead_letter_cut,
-            fault,
-        });
-    }
-
-    /// The first record in hand is done.
-    fn finish(&mut self, slot: Slot, work: &mut Work<Message>) {
-        let Some(offset) = work.part().and_then(<[Message]>::first).map(Message::offset) else {
-            return;
-        };
-        self.assignment.positions.finished(&slot, offset);
-        work.advance(1);
-        self.mark_dirty();
     }
 }

@@ -400,4 +400,26 @@ pub struct Limits {
     /// The time of a call with a single record: 10 ms up to `deadline`; 250 ms by default, or
     /// `deadline` where that is shorter.
     pub deadline_record: At<Duration>,
+    /// The guest's own stack, in bytes: 64 KiB to 16 MiB, 512 KiB by default.
+    pub stack_bytes: At<u64>,
+    /// Elements of all its tables together: 100 to 10,000,000, 100,000 by default.
+    pub table_elements: At<u32>,
+    /// Its core instances, its memories and its tables, each: 1 to 1,000, 100 by default.
+    pub instances: At<u32>,
+    /// The plugin's file, in bytes: 1 KiB to 1 GiB, 64 MiB by default.
+    pub file_bytes: At<u64>,
+    /// The data of one answer, in bytes: 1 KiB to 1 GiB, 64 MiB by default.
+    pub answer_bytes: At<u64>,
+    /// Emissions of one answer: 1 to 10,000,000, 1,000,000 by default.
+    pub answer_emissions: At<u32>,
+    /// Headers of one answer: 1 to 10,000,000, 1,000,000 by default.
+    pub answer_headers: At<u32>,
+    /// Name and value of one header that the plugin makes, in bytes: 64 B to 16 MiB, 64 KiB by default.
+    pub header_bytes: At<u64>,
+    /// A line of the plugin's log, in bytes; the rest of it is cut: 64 B to 64 KiB, 1 KiB by default.
+    pub log_line_bytes: At<u64>,
+    /// Lines a second of all its instances in a stage; the rest are dropped: 1 to 100,000, 100 by default.
+    pub log_lines_per_second: At<u32>,
+    /// Names of the plugin's own metrics in a stage: 1 to 10,000, 100 by default.
+    pub metric_names: At<u32>,
 }

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::errors::{At, Location, quoted};
-use super::model::{Batch, Guarantee, Input, Limits, Outputs, PluginConfig, PluginSource, PortOutput, Stage, Start};
+use super::limits;
+use super::model::{Batch, Guarantee, Input, Outputs, PluginConfig, PluginSource, PortOutput, Stage, Start};
 use super::section::{Field, Keys, Section, not_there_yet};
 use super::values::{self, duration, integer, size};
 use super::yaml::Key;
@@ -51,20 +52,12 @@ const BATCH: Keys = Keys {
     allowed: &["records", "bytes", "wait"],
     later: &[],
 };
-const LIMITS: Keys = Keys {
-    allowed: &["memory", "deadline", "deadline-record"],
-    later: &[],
-};
 
 /// The kinds of output that are no topic.
 const OUTPUTS_LATER: [&str; 3] = ["elasticsearch", "webhook", "smtp"];
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-
-/// Epochs tick every 10 ms, so a shorter deadline could not be kept.
-const DEADLINE_MIN: Duration = Duration::from_millis(10);
 
 /// Reads a stage whose name was checked; `app` is missing when its own name is a mistake.
 pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Option<Stage> {
@@ -97,7 +90,7 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
         |field| duration(field, Duration::from_millis(10)..=Duration::from_secs(10)),
     );
     let batch = batch(section.get("batch"), name.at);
-    let limits = limits(section.get("limits"), name.at);
+    let limits = limits::read(section.get("limits"), name.at);
     Some(Stage {
         name: At::new(name.value.to_owned(), name.at),
         plugin: plugin?,
@@ -117,7 +110,7 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
 }
 
 /// The value of a key, or its default when the key is not there.
-fn or<T>(field: Option<Field<'_>>, default: T, read: impl FnOnce(&Field<'_>) -> Option<T>) -> Option<T> {
+pub(super) fn or<T>(field: Option<Field<'_>>, default: T, read: impl FnOnce(&Field<'_>) -> Option<T>) -> Option<T> {
     match field {
         Some(field) => read(&field),
         None => Some(default),
@@ -125,7 +118,7 @@ fn or<T>(field: Option<Field<'_>>, default: T, read: impl FnOnce(&Field<'_>) -> 
 }
 
 /// A section that may be missing altogether.
-fn optional<'n>(field: Option<Field<'n>>, keys: &'static Keys) -> Option<Option<Section<'n>>> {
+pub(super) fn optional<'n>(field: Option<Field<'n>>, keys: &'static Keys) -> Option<Option<Section<'n>>> {
     match field {
         Some(field) => field.section(keys).map(Some),
         None => Some(None),
@@ -133,7 +126,7 @@ fn optional<'n>(field: Option<Field<'n>>, keys: &'static Keys) -> Option<Option<
 }
 
 /// The value of a key of such a section.
-fn get<'n>(section: &Option<Section<'n>>, key: &str) -> Option<Field<'n>> {
+pub(super) fn get<'n>(section: &Option<Section<'n>>, key: &str) -> Option<Field<'n>> {
     section.as_ref()?.get(key)
 }
 
@@ -283,40 +276,4 @@ fn batch(field: Option<Field<'_>>, stage_at: Location) -> Option<Batch> {
         bytes: bytes?,
         wait: wait?,
     })
-}
-
-fn limits(field: Option<Field<'_>>, stage_at: Location) -> Option<Limits> {
-    let section = optional(field, &LIMITS)?;
-    let memory_bytes = or(get(&section, "memory"), At::new(128 * MIB, stage_at), |field| {
-        size(field, MIB..=4 * GIB)
-    });
-    let longest = Duration::from_secs(60);
-    let deadline = or(
-        get(&section, "deadline"),
-        At::new(Duration::from_secs(1), stage_at),
-        |field| duration(field, DEADLINE_MIN..=longest),
-    );
-    let record_default = deadline.map(|deadline| deadline.value.min(Duration::from_millis(250)));
-    let deadline_record = match get(&section, "deadline-record") {
-        Some(field) => {
-            let deadline_record = duration(&field, DEADLINE_MIN..=longest);
-            deadline_record.and_then(|record| within(&field, record, deadline))
-        }
-        None => record_default.map(|default| At::new(default, stage_at)),
-    };
-    Some(Limits {
-        memory_bytes: memory_bytes?,
-        deadline: deadline?,
-        deadline_record: deadline_record?,
-    })
-}
-
-/// A single record cannot have more time than its whole batch.
-fn within(field: &Field<'_>, record: At<Duration>, deadline: Option<At<Duration>>) -> Option<At<Duration>> {
-    let deadline = deadline?.value;
-    if record.value <= deadline {
-        return Some(record);
-    }
-    let deadline = values::show_duration(deadline);
-    field.fail(format!("longer than `limits.deadline`; allowed: 10ms to {deadline}"))
 }

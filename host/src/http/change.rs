@@ -14,15 +14,16 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::control::{Control, Refusal};
-use crate::plugin::component::FILE_BYTES_MAX;
 use crate::swap::Wish;
 
 type Shared = State<Arc<Control>>;
 
 /// The routes; `has_token` says whether a caller has shown one by the time it comes here.
 pub(super) fn routes(control: Arc<Control>, has_token: bool) -> Router {
-    // A body that is too large must reach the check that words it.
-    let limit = usize::try_from(FILE_BYTES_MAX).unwrap_or(usize::MAX).saturating_add(1);
+    // A file that is a little too large reaches the check that says by how much.
+    let limit = usize::try_from(control.file_bytes_max)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(2);
     Router::new()
         .route("/stages/{stage}/pause", post(pause))
         .route("/stages/{stage}/resume", post(resume))

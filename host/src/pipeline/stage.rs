@@ -17,8 +17,7 @@ use crate::kafka::consumer::Consumer;
 use crate::kafka::lag::LagWatch;
 use crate::kafka::settings;
 use crate::metrics::StageMetrics;
-use crate::plugin::runtime::Runtime;
-use crate::prepare::Ready;
+use crate::prepare::{Place, Ready};
 use crate::sink::{Destination, Guarantee, Sink};
 use crate::status::StageStatus;
 use crate::swap::store::{Change, Event, Remembered, Store, now};
@@ -36,15 +35,13 @@ pub(super) struct Shared {
     pub(super) partitions: Arc<BTreeMap<String, i32>>,
     /// The smallest `max.message.bytes` of the topics that are written.
     pub(super) message_limit: Option<u64>,
-    pub(super) runtime: Arc<Runtime>,
     pub(super) store: Option<Arc<Store>>,
 }
 
 /// A stage whose workers can be started.
 pub(super) struct StageRun {
     shared: Arc<Shared>,
-    stage: Stage,
-    destinations: Vec<String>,
+    place: Place,
     file: Option<PathBuf>,
     remembered: Remembered,
     current: Arc<Current<Version>>,
@@ -65,13 +62,13 @@ impl StageRun {
         status: Arc<StageStatus>,
     ) -> Result<Self> {
         let Ready {
-            stage,
+            place,
             prepared,
             origin,
-            destinations,
         } = ready;
+        let stage = &place.stage;
         let version = Arc::new(Version {
-            metrics: metrics.plugin(&prepared.plugin.description.name),
+            metrics: prepared.plugin.metrics(&metrics),
             plugin: prepared.plugin,
             routes: prepared.routes,
             config: stage.config.clone(),
@@ -108,8 +105,7 @@ impl StageRun {
         status.set_plugin(report);
         Ok(Self {
             shared,
-            stage,
-            destinations,
+            place,
             file: origin.file,
             remembered,
             current: Current::new(version),
@@ -126,9 +122,7 @@ impl StageRun {
     pub(super) fn start_swapper(&self, stop: &Arc<AtomicBool>) -> Result<Sender<Request>> {
         let (requests, received) = channel();
         let swapper = Swapper {
-            stage: self.stage.clone(),
-            destinations: self.destinations.clone(),
-            runtime: Arc::clone(&self.shared.runtime),
+            place: self.place.clone(),
             store: self.shared.store.clone(),
             current: Arc::clone(&self.current),
             metrics: self.metrics.clone(),
@@ -147,7 +141,7 @@ impl StageRun {
     pub(super) fn start(&mut self) -> Result<()> {
         let stop = self.status.begin();
         self.metrics.running.set(1);
-        for number in 0..usize::from(self.stage.workers.value) {
+        for number in 0..usize::from(self.place.stage.workers.value) {
             let worker = self.worker(number, &stop)?;
             self.workers.push(worker);
         }
@@ -174,7 +168,7 @@ impl StageRun {
     }
 
     fn make(&self, number: usize, stop: &Arc<AtomicBool>) -> Result<Worker> {
-        let (stage, shared) = (&self.stage, &self.shared);
+        let (stage, shared) = (&self.place.stage, &self.shared);
         let kafka = &shared.pipeline.kafka;
         let name = format!(
             "{}.{}.{}.{number}",
@@ -184,7 +178,7 @@ impl StageRun {
             Promise::ExactlyOnce => (Guarantee::ExactlyOnce, Some(name.as_str())),
             Promise::AtLeastOnce => (Guarantee::AtLeastOnce, None),
         };
-        let destinations = self.destinations.iter().map(|topic| Destination {
+        let destinations = self.place.destinations.iter().map(|topic| Destination {
             topic: topic.clone(),
             partitions: shared.partitions.get(topic).copied().unwrap_or(0),
             written: self.metrics.output(topic),
@@ -204,7 +198,7 @@ impl StageRun {
             bounds: bounds_of(stage),
             on_fault: stage.on_fault.clone(),
             current: Arc::clone(&self.current),
-            dead_letters: self.destinations.len() - 1,
+            dead_letters: self.place.destinations.len() - 1,
             stop: Arc::clone(stop),
         };
         Worker::new(task, consumer, sink, self.metrics.clone(), self.status.worker(number))
@@ -267,9 +261,9 @@ impl StageRun {
         stop: &Arc<AtomicBool>,
         caught_up: &Arc<CaughtUp>,
     ) -> Result<()> {
-        let topics = self.stage.input.topics.iter();
+        let topics = self.place.stage.input.topics.iter();
         let topics = topics.map(|topic| (topic.value.clone(), written.contains(&topic.value)));
-        let watch = LagWatch::connect(&self.shared.pipeline.kafka, &self.stage.group, topics.collect())?;
+        let watch = LagWatch::connect(&self.shared.pipeline.kafka, &self.place.stage.group, topics.collect())?;
         let (stop, caught_up) = (Arc::clone(stop), Arc::clone(caught_up));
         let (status, metrics) = (Arc::clone(&self.status), self.metrics.clone());
         let handle = std::thread::Builder::new()

@@ -4,9 +4,10 @@
 //! gives, that it exports a known world, and what it says of itself. Only then does it run for the first time, under its limits.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use sha2::{Digest as _, Sha256};
@@ -15,12 +16,10 @@ use wasmtime::component::{Component, ComponentExportIndex};
 use super::contract::{Description, PortKind, ProcessorPre};
 use super::imports::{Guest, LineRate};
 use super::instance::{Executor, Instance};
-use super::runtime::Runtime;
-use crate::fault::Kind;
-use crate::metrics::PluginMetrics;
+use super::limits::{Limit, Limits};
+use super::runtime::{Machine, Runtime};
+use crate::metrics::{PluginMetrics, StageMetrics};
 
-/// The largest plugin file that is read. The largest language runtimes compiled to components are near 20 MB.
-pub(crate) const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// As the contract says.
 const PORTS_MAX: usize = 64;
 const PORT_NAME_BYTES_MAX: usize = 63;
@@ -55,17 +54,6 @@ const GIVEN: [&str; 21] = [
     "wasi:random/insecure-seed",
 ];
 
-/// What a plugin may use of the machine.
-#[derive(Debug, Clone)]
-pub(crate) struct Limits {
-    /// All memories of one instance together.
-    pub(crate) memory_bytes: usize,
-    /// For one call, whatever the size of its batch.
-    pub(crate) deadline: Duration,
-    /// For a call with one record.
-    pub(crate) deadline_record: Duration,
-}
-
 /// A plugin that is compiled, linked and described; instances are made from it.
 pub(crate) struct Plugin {
     pub(crate) prepared: ProcessorPre<Guest>,
@@ -89,6 +77,11 @@ impl Plugin {
         self.description.ports.iter().position(|port| port.name == name)
     }
 
+    /// Where its instances count.
+    pub(crate) fn metrics(&self, stage: &StageMetrics) -> Arc<PluginMetrics> {
+        stage.plugin(&self.description.name, self.limits.metric_names)
+    }
+
     pub(crate) fn port_kinds(&self) -> Vec<PortKind> {
         self.description.ports.iter().map(|port| port.kind).collect()
     }
@@ -107,16 +100,30 @@ impl Binary {
         Self { bytes, digest }
     }
 
-    /// Reads a plugin file.
+    /// Takes bytes that came from elsewhere than a file.
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub(crate) fn received(bytes: Vec<u8>, bytes_max: u64) -> Result<Self> {
+        check_size(bytes.len() as u64, bytes_max)?;
+        Ok(Self::new(bytes))
+    }
+
+    /// Reads a plugin file of at most `bytes_max`.
     ///
     /// # Errors
     /// When the file cannot be read or is too large.
-    pub(crate) fn read(file: &Path) -> Result<Self> {
-        let size = std::fs::metadata(file).context("open the plugin file")?.len();
-        if size > FILE_BYTES_MAX {
-            bail!("the file has {size} bytes, the limit is {FILE_BYTES_MAX}; build it in release mode or strip it");
+    pub(crate) fn read(file: &Path, bytes_max: u64) -> Result<Self> {
+        let file = File::open(file).context("open the plugin file")?;
+        let size = file.metadata().context("look at the plugin file")?.len();
+        let mut bytes = Vec::new();
+        if size <= bytes_max {
+            // A file that grows meanwhile is not read beyond the limit either.
+            let mut limited = file.take(bytes_max.saturating_add(1));
+            limited.read_to_end(&mut bytes).context("read the plugin file")?;
         }
-        Ok(Self::new(std::fs::read(file).context("read the plugin file")?))
+        check_size(size.max(bytes.len() as u64), bytes_max)?;
+        Ok(Self::new(bytes))
     }
 
     /// Tells a component from other files by the header that every binary has: magic, then version and layer. Layer 0 is a core module,
@@ -156,12 +163,13 @@ pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, execu
             hex(&pinned)
         );
     }
-    let component = Component::from_binary(&runtime.engine, &binary.bytes)
+    let machine = runtime.machine(wanted.limits.stack_bytes)?;
+    let component = Component::from_binary(&machine.engine, &binary.bytes)
         .map_err(anyhow::Error::from)
         .context("the component cannot be compiled; the file may be damaged, build it again")?;
-    check_imports(runtime, &component)?;
-    check_exports(runtime, &component)?;
-    let prepared = runtime
+    check_imports(&machine, &component)?;
+    check_exports(&machine, &component)?;
+    let prepared = machine
         .linker
         .instantiate_pre(&component)
         .and_then(ProcessorPre::new)
@@ -169,7 +177,7 @@ pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, execu
         .context("the component names the right interfaces, but with other types than this host; build it again with the SDK of this version")?;
     let plugin = Arc::new(Plugin {
         prepared,
-        self_test: self_test_of(runtime, &component),
+        self_test: self_test_of(&machine, &component),
         description: Description {
             name: String::new(),
             version: String::new(),
@@ -187,14 +195,24 @@ pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, execu
     });
     let described = Instance::bare(Arc::clone(&plugin), Arc::clone(executor), PluginMetrics::unheard())
         .and_then(|mut instance| instance.describe())
-        .map_err(|fault| match fault.kind {
-            Kind::Memory => anyhow!(fault).context("`describe` failed, raise `limits: memory`"),
-            _ => anyhow!(fault).context("`describe` failed"),
+        .map_err(|fault| match fault.limit {
+            Some(limit) => anyhow!(fault).context(format!("`describe` failed, raise {limit}")),
+            None => anyhow!(fault).context("`describe` failed"),
         })?;
     check_description(&described)?;
     let mut plugin = Arc::into_inner(plugin).ok_or_else(|| anyhow!("a described instance is still alive"))?;
     plugin.description = described;
     Ok(plugin)
+}
+
+fn check_size(size: u64, bytes_max: u64) -> Result<()> {
+    if size > bytes_max {
+        bail!(
+            "the file has {size} bytes, the limit is {bytes_max} ({}); build it in release mode or strip it",
+            Limit::File
+        );
+    }
+    Ok(())
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -205,9 +223,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn check_imports(runtime: &Runtime, component: &Component) -> Result<()> {
+fn check_imports(machine: &Machine, component: &Component) -> Result<()> {
     let kind = component.component_type();
-    for (import, _) in kind.imports(&runtime.engine) {
+    for (import, _) in kind.imports(&machine.engine) {
         let (name, version) = import.split_once('@').unwrap_or((import, ""));
         if name.starts_with("wasmill:plugin/") && !version.starts_with(CONTRACT_VERSION) {
             bail!(
@@ -231,9 +249,9 @@ fn check_imports(runtime: &Runtime, component: &Component) -> Result<()> {
     Ok(())
 }
 
-fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
+fn check_exports(machine: &Machine, component: &Component) -> Result<()> {
     let kind = component.component_type();
-    let exports: Vec<&str> = kind.exports(&runtime.engine).map(|(name, _)| name).collect();
+    let exports: Vec<&str> = kind.exports(&machine.engine).map(|(name, _)| name).collect();
     let Some(found) = exports.iter().find(|name| name.split('@').next() == Some(PROCESS)) else {
         let aggregate = exports.iter().any(|name| name.starts_with("wasmill:plugin/aggregate"));
         if aggregate {
@@ -258,9 +276,9 @@ fn check_exports(runtime: &Runtime, component: &Component) -> Result<()> {
 }
 
 /// Another minor version of the interface is not known here, and not called.
-fn self_test_of(runtime: &Runtime, component: &Component) -> Option<ComponentExportIndex> {
+fn self_test_of(machine: &Machine, component: &Component) -> Option<ComponentExportIndex> {
     let kind = component.component_type();
-    let mut exports = kind.exports(&runtime.engine).map(|(name, _)| name);
+    let mut exports = kind.exports(&machine.engine).map(|(name, _)| name);
     let known = format!("{SELF_TEST}@{CONTRACT_VERSION}");
     let interface = component.get_export_index(None, exports.find(|name| name.starts_with(&known))?)?;
     component.get_export_index(Some(&interface), "self-test")

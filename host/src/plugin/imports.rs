@@ -8,46 +8,38 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::AsyncWrite;
+use wasmtime::Engine;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
-use wasmtime::{Engine, ResourceLimiter};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::bounds::{Deadline, Room};
 use super::contract::wasmill::plugin::{log, metrics, types};
+use super::limits::{Limit, Limits};
 use crate::metrics::PluginMetrics;
 
-/// The longest line of a plugin that is logged; the rest of it is cut.
-const LINE_BYTES_MAX: usize = 1024;
-/// How many lines of one plugin are logged a second; the rest are dropped and counted.
-const LINES_PER_SECOND_MAX: u32 = 100;
 /// How much of a panic's text, or of the last output before a trap, is kept for the dead letter.
 const LAST_WORDS_BYTES_MAX: usize = 4096;
-/// Tables hold function references; ordinary components have some thousands.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
-/// Core instances, memories and tables of one component; an ordinary one has fewer than 10 of each.
-const ITEMS_MAX: usize = 100;
+/// What a guest may write to an output in one call; more is written in several.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// The data of one instance.
 pub(crate) struct Guest {
     wasi: WasiCtx,
     resources: ResourceTable,
     said: Arc<Mutex<Said>>,
-    metrics: Arc<PluginMetrics>,
-    pub(crate) memory: MemoryLimit,
+    pub(crate) metrics: Arc<PluginMetrics>,
+    pub(crate) room: Room,
     pub(crate) deadline: Deadline,
 }
 
 impl Guest {
-    pub(crate) fn new(
-        stage: &str,
-        memory_bytes_max: usize,
-        line_rate: Arc<LineRate>,
-        metrics: Arc<PluginMetrics>,
-    ) -> Self {
-        let said = Arc::new(Mutex::new(Said::new(stage, line_rate, Arc::clone(&metrics))));
+    pub(crate) fn new(stage: &str, limits: &Limits, line_rate: Arc<LineRate>, metrics: Arc<PluginMetrics>) -> Self {
+        let said = Said::new(stage, limits, line_rate, Arc::clone(&metrics));
+        let said = Arc::new(Mutex::new(said));
         let output = |stream| GuestOutput {
             stream,
             said: Arc::clone(&said),
@@ -56,19 +48,20 @@ impl Guest {
             .stdout(output(Stream::Output))
             .stderr(output(Stream::Error))
             .build();
+        metrics.instances_live.inc();
         Self {
             wasi,
             resources: ResourceTable::new(),
             said,
             metrics,
-            memory: MemoryLimit::new(memory_bytes_max),
+            room: Room::new(limits),
             deadline: Deadline::default(),
         }
     }
 
     /// Forgets what happened before; called at the start of a call.
     pub(crate) fn listen(&mut self) {
-        self.memory.refused = false;
+        self.room.refused = None;
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.panic = None;
         said.tail.clear();
@@ -98,103 +91,18 @@ impl Guest {
     }
 }
 
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.metrics.instances_live.dec();
+    }
+}
+
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.resources,
         }
-    }
-}
-
-/// When the current call has run for too long.
-///
-/// What is judged is the CPU time of the thread, so that a busy machine does not fault an innocent plugin; the wall clock
-/// is only an outer bound.
-#[derive(Default)]
-pub(crate) struct Deadline {
-    cpu_until: Option<Duration>,
-    wall_until: Option<Instant>,
-    /// A call was ended because of it.
-    pub(crate) passed: bool,
-}
-
-/// How many times its deadline a call may take by the wall clock.
-const WALL_FACTOR: u32 = 10;
-
-impl Deadline {
-    pub(crate) fn start(&mut self, deadline: Duration) {
-        self.cpu_until = Some(thread_cpu_time() + deadline);
-        self.wall_until = Some(Instant::now() + deadline * WALL_FACTOR);
-        self.passed = false;
-    }
-
-    /// Called at every tick of the epoch while the guest runs.
-    pub(crate) fn check(&mut self) -> bool {
-        self.passed = self.cpu_until.is_some_and(|until| thread_cpu_time() > until)
-            || self.wall_until.is_some_and(|until| Instant::now() > until);
-        self.passed
-    }
-}
-
-fn thread_cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// Bounds the memories of one instance, all together, and its tables.
-pub(crate) struct MemoryLimit {
-    bytes_max: usize,
-    bytes: usize,
-    /// A growth was refused during the current call: a trap that follows is a matter of memory.
-    pub(crate) refused: bool,
-}
-
-impl MemoryLimit {
-    fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes_max,
-            bytes: 0,
-            refused: false,
-        }
-    }
-
-    pub(crate) fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let total = self.bytes.saturating_add(desired.saturating_sub(current));
-        if total > self.bytes_max {
-            self.refused = true;
-            return Ok(false);
-        }
-        self.bytes = total;
-        Ok(true)
-    }
-
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let allowed = desired <= TABLE_ELEMENTS_MAX;
-        self.refused |= !allowed;
-        Ok(allowed)
-    }
-
-    fn instances(&self) -> usize {
-        ITEMS_MAX
-    }
-
-    fn tables(&self) -> usize {
-        ITEMS_MAX
-    }
-
-    fn memories(&self) -> usize {
-        ITEMS_MAX
     }
 }
 
@@ -208,7 +116,7 @@ struct Second {
 }
 
 impl LineRate {
-    fn admits(&self) -> bool {
+    fn admits(&self, lines_max: u32) -> bool {
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let second = match &mut *second {
             Some(second) if second.began.elapsed().as_secs() < 1 => second,
@@ -218,7 +126,7 @@ impl LineRate {
             }),
         };
         second.lines = second.lines.saturating_add(1);
-        second.lines <= LINES_PER_SECOND_MAX
+        second.lines <= lines_max
     }
 }
 
@@ -232,6 +140,8 @@ enum Stream {
 /// What a plugin said, on its way to the log.
 struct Said {
     stage: String,
+    line_bytes_max: usize,
+    lines_per_second_max: u32,
     panic: Option<String>,
     /// The end of standard error since the call began.
     tail: Vec<u8>,
@@ -242,9 +152,11 @@ struct Said {
 }
 
 impl Said {
-    fn new(stage: &str, line_rate: Arc<LineRate>, metrics: Arc<PluginMetrics>) -> Self {
+    fn new(stage: &str, limits: &Limits, line_rate: Arc<LineRate>, metrics: Arc<PluginMetrics>) -> Self {
         Self {
             stage: stage.to_owned(),
+            line_bytes_max: limits.log_line_bytes,
+            lines_per_second_max: limits.log_lines_per_second,
             panic: None,
             tail: Vec::new(),
             unfinished: [Vec::new(), Vec::new()],
@@ -254,12 +166,16 @@ impl Said {
     }
 
     fn line(&mut self, level: log::Level, text: &str, fields: &[(String, String)]) {
-        if !self.line_rate.admits() {
+        if !self.line_rate.admits(self.lines_per_second_max) {
             self.metrics.dropped_line();
             return;
         }
-        let text = cut(text, LINE_BYTES_MAX);
-        let fields = cut(&fields_text(fields), LINE_BYTES_MAX).to_owned();
+        let fields = fields_text(fields);
+        if text.len().max(fields.len()) > self.line_bytes_max {
+            self.metrics.hit(Some(Limit::LogLine));
+        }
+        let text = cut(text, self.line_bytes_max);
+        let fields = cut(&fields, self.line_bytes_max);
         let stage = self.stage.as_str();
         match level {
             log::Level::Trace => tracing::trace!(target: "plugin", stage, fields, "{text}"),
@@ -280,7 +196,7 @@ impl Said {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let line = &mut self.unfinished[stream as usize];
             // What is beyond the cut is not kept, but for the rest of a character that the cut goes through.
-            let room = (LINE_BYTES_MAX + 4).saturating_sub(line.len());
+            let room = (self.line_bytes_max + 4).saturating_sub(line.len());
             line.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
                 self.finish(stream);
@@ -402,7 +318,7 @@ impl wasmtime_wasi::p2::OutputStream for GuestOutput {
     }
 
     fn check_write(&mut self) -> wasmtime_wasi::p2::StreamResult<usize> {
-        Ok(64 * LINE_BYTES_MAX)
+        Ok(WRITE_BYTES_MAX)
     }
 }
 

@@ -1,18 +1,22 @@
 //! One running copy of a plugin, called batch by batch under its limits.
 //!
-//! Calls go through `call_async` under a timeout, because epochs do not stop a guest that waits inside a host call; a guest that
-//! computes is stopped by the epoch and judged by CPU time. After a fault the instance must be thrown away: the runtime never
+//! Three bounds hold a call: the guest's CPU time and the clock, which the epoch looks at while the guest computes, and a budget for the time
+//! in which the call waits inside the host, where no epoch comes. After a fault the instance must be thrown away: the runtime never
 //! lets a component that has trapped be entered again. Making a fresh one costs tens of microseconds and its `configure`.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use super::bounds::{Passed, thread_cpu_time};
 use super::component::Plugin;
 use super::contract::{Batch, Description, Processor, Replies};
 use super::imports::Guest;
+use super::limits::{CallTime, Limit};
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 
@@ -29,10 +33,30 @@ impl Executor {
         Ok(Self { runtime })
     }
 
-    /// Waits for a guest call; none when it waited inside the host for longer than `deadline`.
-    fn run<T>(&self, deadline: Duration, call: impl Future<Output = T>) -> Option<T> {
-        self.runtime
-            .block_on(async { tokio::time::timeout(deadline, call).await.ok() })
+    /// Runs a guest call; none when it waited inside the host for longer than `budget`, all its waits together.
+    ///
+    /// Only the time in which the call is pending counts. A call that never waits sets no timer.
+    pub(super) fn run<T>(&self, budget: Duration, call: impl Future<Output = T>) -> Option<T> {
+        self.runtime.block_on(async {
+            let mut call = pin!(call);
+            let mut left = budget;
+            let mut waiting: Option<(Instant, Pin<Box<tokio::time::Sleep>>)> = None;
+            std::future::poll_fn(|context| {
+                if let Some((since, _)) = waiting.take() {
+                    left = left.saturating_sub(since.elapsed());
+                }
+                if let Poll::Ready(done) = call.as_mut().poll(context) {
+                    return Poll::Ready(Some(done));
+                }
+                let mut over = Box::pin(tokio::time::sleep(left));
+                if left.is_zero() || over.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(None);
+                }
+                waiting = Some((Instant::now(), over));
+                Poll::Pending
+            })
+            .await
+        })
     }
 }
 
@@ -58,8 +82,8 @@ impl Instance {
     ) -> Result<Self, Fault> {
         let mut instance = Self::bare(plugin, executor, metrics)?;
         let config = instance.plugin.config.clone();
-        let deadline = instance.plugin.limits.deadline;
-        let configured = instance.call(deadline, async |store, bindings| {
+        let time = instance.plugin.limits.of_batch();
+        let configured = instance.call(time, async |store, bindings| {
             bindings.wasmill_plugin_process().call_configure(store, &config).await
         })?;
         configured.map_err(|text| Fault::new(Kind::Reject, text))?;
@@ -74,27 +98,21 @@ impl Instance {
     ) -> Result<Self, Fault> {
         let limits = &plugin.limits;
         let line_rate = Arc::clone(&plugin.line_rate);
-        let guest = Guest::new(&plugin.stage, limits.memory_bytes, line_rate, metrics);
+        let guest = Guest::new(&plugin.stage, limits, line_rate, metrics);
         let mut store = Store::new(plugin.prepared.engine(), guest);
-        store.limiter(|guest| &mut guest.memory);
+        store.limiter(|guest| &mut guest.room);
+        store.set_hostcall_fuel(limits.answer.transfer_bytes(0));
         store.epoch_deadline_callback(|mut context| {
-            if context.data_mut().deadline.check() {
+            if context.data_mut().deadline.check(thread_cpu_time(), Duration::ZERO) {
                 Ok(UpdateDeadline::Interrupt)
             } else {
                 Ok(UpdateDeadline::Continue(1))
             }
         });
-        store.set_epoch_deadline(1);
-        store.data_mut().deadline.start(limits.deadline);
-        let made = executor.run(limits.deadline, async {
-            let exports = plugin.prepared.instance_pre().instantiate_async(&mut store).await?;
-            Ok((Processor::new(&mut store, &exports)?, exports))
-        });
-        let (bindings, exports) = match made {
-            Some(Ok(made)) => made,
-            Some(Err(error)) => return Err(fault_of(&error, store.data(), limits.deadline)),
-            None => return Err(waited(limits.deadline)),
-        };
+        let (bindings, exports) = bounded(&mut store, &executor, limits.of_batch(), async |store| {
+            let exports = plugin.prepared.instance_pre().instantiate_async(&mut *store).await?;
+            Ok((Processor::new(&mut *store, &exports)?, exports))
+        })?;
         Ok(Self {
             store,
             bindings,
@@ -121,14 +139,14 @@ impl Instance {
             .exports
             .get_typed_func::<(), (Result<(), String>,)>(&mut self.store, export)
             .map_err(|error| Fault::new(Kind::Malformed, format!("`self-test` has another type: {error:#}")))?;
-        let deadline = self.plugin.limits.deadline;
-        let (tested,) = self.call(deadline, async |store, _| function.call_async(store, ()).await)?;
+        let time = self.plugin.limits.of_batch();
+        let (tested,) = self.call(time, async |store, _| function.call_async(store, ()).await)?;
         tested.map_err(|text| Fault::new(Kind::Reject, text))
     }
 
     pub(crate) fn describe(&mut self) -> Result<Description, Fault> {
-        let deadline = self.plugin.limits.deadline;
-        self.call(deadline, async |store, bindings| {
+        let time = self.plugin.limits.of_batch();
+        self.call(time, async |store, bindings| {
             bindings.wasmill_plugin_process().call_describe(store).await
         })
     }
@@ -139,73 +157,122 @@ impl Instance {
     /// A fault; the instance must not be used again.
     pub(crate) fn process(&mut self, batch: &Batch) -> Result<Replies, Fault> {
         let limits = &self.plugin.limits;
-        let deadline = if batch.entries.len() == 1 {
-            limits.deadline_record
+        let time = if batch.entries.len() == 1 {
+            limits.of_record()
         } else {
-            limits.deadline
+            limits.of_batch()
         };
-        self.call(deadline, async |store, bindings| {
+        self.store
+            .set_hostcall_fuel(limits.answer.transfer_bytes(batch.entries.len()));
+        self.call(time, async |store, bindings| {
             bindings.wasmill_plugin_process().call_process(store, batch).await
         })
     }
 
     /// Bytes of all the guest's memories together.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.store.data().memory.bytes()
+        self.store.data().room.bytes()
     }
 
     fn call<T>(
         &mut self,
-        deadline: Duration,
+        time: CallTime,
         call: impl AsyncFnOnce(&mut Store<Guest>, &Processor) -> wasmtime::Result<T>,
     ) -> Result<T, Fault> {
-        let guest = self.store.data_mut();
-        guest.listen();
-        guest.deadline.start(deadline);
-        self.store.set_epoch_deadline(1);
-        let done = self.executor.run(deadline, call(&mut self.store, &self.bindings));
-        self.store.data().finish_lines();
-        match done {
-            Some(Ok(value)) => Ok(value),
-            Some(Err(error)) => Err(fault_of(&error, self.store.data(), deadline)),
-            None => Err(waited(deadline)),
-        }
+        let Self {
+            store,
+            bindings,
+            executor,
+            ..
+        } = self;
+        bounded(store, executor, time, async |store| call(store, bindings).await)
     }
 }
 
-fn waited(deadline: Duration) -> Fault {
-    let text = format!(
-        "waited inside the host past its deadline of {} ms",
-        deadline.as_millis()
-    );
-    Fault::new(Kind::Deadline, text)
+/// Runs what enters the guest, under its bounds.
+fn bounded<T>(
+    store: &mut Store<Guest>,
+    executor: &Executor,
+    time: CallTime,
+    call: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
+) -> Result<T, Fault> {
+    let began = thread_cpu_time();
+    let guest = store.data_mut();
+    guest.listen();
+    guest.deadline.start(time, began);
+    store.set_epoch_deadline(1);
+    let done = executor.run(time.deadline, call(store));
+    let guest = store.data();
+    guest.finish_lines();
+    let used = thread_cpu_time().saturating_sub(began);
+    guest.metrics.cpu_seconds.inc_by(used.as_secs_f64());
+    let fault = match done {
+        Some(Ok(value)) => return Ok(value),
+        Some(Err(error)) => fault_of(&error, guest, time),
+        None => late("waited inside the host past its deadline of", time),
+    };
+    guest.metrics.hit(fault.limit);
+    Err(fault)
 }
 
-fn fault_of(error: &wasmtime::Error, guest: &Guest, deadline: Duration) -> Fault {
+fn late(what: &str, time: CallTime) -> Fault {
+    let CallTime { deadline, limit, .. } = time;
+    Fault::new(Kind::Deadline, format!("{what} {} ms ({limit})", deadline.as_millis())).at(limit)
+}
+
+fn fault_of(error: &wasmtime::Error, guest: &Guest, time: CallTime) -> Fault {
     let backtrace = error
         .downcast_ref::<WasmBacktrace>()
         .map(|backtrace| backtrace.to_string().trim().to_owned());
-    let trap = error.downcast_ref::<Trap>();
-    let (kind, message) = if guest.deadline.passed {
-        let text = format!("ran past its deadline of {} ms", deadline.as_millis());
-        (Kind::Deadline, text)
-    } else if guest.memory.refused {
-        let text = format!(
-            "wanted more memory than its limit of {} bytes",
-            guest.memory.bytes_max()
-        );
-        (Kind::Memory, text)
-    } else if error.is::<I32Exit>() {
-        // The code is not told: WASI passes on no more than whether it was 0.
-        (Kind::Trap, "called exit, which ends its instance".to_owned())
-    } else if let Some(trap) = trap {
-        (Kind::Trap, guest.last_words().unwrap_or_else(|| trap.to_string()))
-    } else {
-        (Kind::Malformed, format!("{:#}", error))
-    };
     Fault {
-        kind,
-        message,
         backtrace,
+        ..cause_of(error, guest, time)
+    }
+}
+
+fn cause_of(error: &wasmtime::Error, guest: &Guest, time: CallTime) -> Fault {
+    match guest.deadline.passed {
+        Some(Passed::Cpu) => return late("ran past its deadline of", time),
+        Some(Passed::Wall) => {
+            let fault = late("ran past its deadline of", time);
+            let message = format!(
+                "{}: not done after {} ms by the clock",
+                fault.message,
+                time.wall.as_millis()
+            );
+            return Fault { message, ..fault };
+        }
+        None => {}
+    }
+    if let Some((limit, text)) = guest.room.refusal() {
+        return Fault::new(Kind::Memory, text).at(limit);
+    }
+    if error.is::<I32Exit>() {
+        // The code is not told: WASI passes on no more than whether it was 0.
+        return Fault::new(Kind::Trap, "called exit, which ends its instance");
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap @ Trap::StackOverflow) => {
+            let limit = Limit::Stack;
+            return Fault::new(Kind::Trap, format!("{trap} ({limit})")).at(limit);
+        }
+        Some(trap) => return Fault::new(Kind::Trap, guest.last_words().unwrap_or_else(|| trap.to_string())),
+        None => {}
+    }
+    let text = format!("{error:#}");
+    match unnamed_limit(&text) {
+        Some(limit) => Fault::new(Kind::Malformed, format!("{text} ({limit})")).at(limit),
+        None => Fault::new(Kind::Malformed, text),
+    }
+}
+
+/// The limits that the runtime itself keeps have no type of error that could be told from others, but words.
+fn unnamed_limit(text: &str) -> Option<Limit> {
+    if text.contains("fuel allocated for hostcalls has been exhausted") {
+        Some(Limit::AnswerBytes)
+    } else if text.contains("resource limit exceeded") {
+        Some(Limit::Instances)
+    } else {
+        None
     }
 }

@@ -1,10 +1,12 @@
 //! The engine that compiles and runs plugins, and the clock that interrupts them.
 //!
-//! One engine serves the process. Compiled code is kept in the runtime's own cache; machine code that the host did not make is never
-//! loaded. A thread advances the engine's epoch every 10 ms: at each tick a running guest's CPU time is compared with its deadline.
+//! One engine serves all stages with the same size of stack, because the runtime sets that for an engine. Compiled code is kept in the
+//! runtime's own cache; machine code that the host did not make is never loaded. A thread advances the epoch of all engines every 10 ms: at
+//! each tick a running guest's CPU time is compared with its deadline.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,25 +18,88 @@ use super::imports::{self, Guest};
 
 /// How often running guests are looked at; a deadline is kept to within this.
 const TICK: Duration = Duration::from_millis(10);
-/// A guest's own stack. Deep enough for recursive parsers, and small beside the memory limit.
-const WASM_STACK_BYTES: usize = 512 * 1024;
-/// The stack on which guest and host functions run together; must exceed the guest's part by what host functions need.
-const ASYNC_STACK_BYTES: usize = 2 * 1024 * 1024;
+/// What host functions need of the stack on which they run together with the guest.
+const HOST_STACK_BYTES: usize = 1536 * 1024;
 
-/// The engine and what every plugin is linked with.
-pub(crate) struct Runtime {
+/// An engine and what plugins are linked with on it.
+pub(crate) struct Machine {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Guest>,
+}
+
+/// The machines by the size of their guests' stack, in bytes.
+#[derive(Default)]
+struct Machines(Mutex<BTreeMap<usize, Arc<Machine>>>);
+
+/// What runs the plugins of a process.
+pub(crate) struct Runtime {
+    machines: Arc<Machines>,
+    cache: Option<Cache>,
     stopping: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
 }
 
 impl Runtime {
-    /// Starts the engine and its clock.
+    /// Starts the clock; engines are started as they are needed.
     ///
     /// # Errors
-    /// When this machine cannot run the compiler's code, or the clock's thread cannot be started.
+    /// When the clock's thread cannot be started.
     pub(crate) fn new() -> Result<Self> {
+        let cache = Cache::new(CacheConfig::new())
+            .inspect_err(|error| {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "compiled plugins are not cached, so every start compiles them"
+                );
+            })
+            .ok();
+        let machines = Arc::<Machines>::default();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let ticker = std::thread::Builder::new()
+            .name("epoch".to_owned())
+            .spawn({
+                let (machines, stopping) = (Arc::clone(&machines), Arc::clone(&stopping));
+                move || {
+                    while !stopping.load(Ordering::Relaxed) {
+                        std::thread::sleep(TICK);
+                        machines.tick();
+                    }
+                }
+            })
+            .context("start the epoch thread")?;
+        Ok(Self {
+            machines,
+            cache,
+            stopping,
+            ticker: Some(ticker),
+        })
+    }
+
+    /// The machine whose guests have a stack of this size.
+    ///
+    /// # Errors
+    /// When this machine cannot run the compiler's code.
+    pub(crate) fn machine(&self, stack_bytes: usize) -> Result<Arc<Machine>> {
+        let mut machines = self.machines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(machine) = machines.get(&stack_bytes) {
+            return Ok(Arc::clone(machine));
+        }
+        let machine = Arc::new(Machine::new(stack_bytes, self.cache.clone())?);
+        machines.insert(stack_bytes, Arc::clone(&machine));
+        Ok(machine)
+    }
+}
+
+impl Machines {
+    /// Makes every running guest be looked at.
+    fn tick(&self) {
+        let machines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        machines.values().for_each(|machine| machine.engine.increment_epoch());
+    }
+}
+
+impl Machine {
+    fn new(stack_bytes: usize, cache: Option<Cache>) -> Result<Self> {
         let mut config = Config::new();
         config
             .wasm_component_model(true)
@@ -42,43 +107,17 @@ impl Runtime {
             .concurrency_support(false)
             .epoch_interruption(true)
             .wasm_backtrace_details(WasmBacktraceDetails::Enable)
-            .max_wasm_stack(WASM_STACK_BYTES)
-            .async_stack_size(ASYNC_STACK_BYTES)
+            .max_wasm_stack(stack_bytes)
+            .async_stack_size(stack_bytes + HOST_STACK_BYTES)
+            .cache(cache)
             .allocation_strategy(InstanceAllocationStrategy::OnDemand);
-        match Cache::new(CacheConfig::new()) {
-            Ok(cache) => {
-                config.cache(Some(cache));
-            }
-            Err(error) => tracing::warn!(
-                error = format!("{error:#}"),
-                "compiled plugins are not cached, so every start compiles them"
-            ),
-        }
         let engine = Engine::new(&config)
             .map_err(anyhow::Error::from)
             .context("start the WebAssembly engine")?;
         let linker = imports::linker(&engine)
             .map_err(anyhow::Error::from)
             .context("link host functions")?;
-        let stopping = Arc::new(AtomicBool::new(false));
-        let ticker = std::thread::Builder::new()
-            .name("epoch".to_owned())
-            .spawn({
-                let (engine, stopping) = (engine.clone(), Arc::clone(&stopping));
-                move || {
-                    while !stopping.load(Ordering::Relaxed) {
-                        std::thread::sleep(TICK);
-                        engine.increment_epoch();
-                    }
-                }
-            })
-            .context("start the epoch thread")?;
-        Ok(Self {
-            engine,
-            linker,
-            stopping,
-            ticker: Some(ticker),
-        })
+        Ok(Self { engine, linker })
     }
 }
 

@@ -14,14 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::component::{self, Binary, Limits, Plugin, Wanted};
+use super::component::{self, Binary, Plugin, Wanted};
 use super::contract::{Batch, Emission, Entry, Header, HeadersOut, Message, Part, Span};
 use super::instance::{Executor, Instance};
+use super::limits::{AnswerLimits, Limits};
 use super::runtime::Runtime;
 use crate::fault::Fault;
 use crate::fixture::Fixture;
 use crate::metrics::PluginMetrics;
 use crate::reply::{Checked, Verdict};
+
+/// As a stage has it that says nothing of it.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Held by whatever needs, or measures, a lot of memory.
 static MEMORY: Mutex<()> = Mutex::new(());
@@ -46,11 +50,24 @@ fn built(crate_folder: &str) -> PathBuf {
 }
 
 /// As a stage has them that says nothing of limits, but for a deadline that a busy machine does not reach.
-fn patient() -> Limits {
+pub(crate) fn patient() -> Limits {
     Limits {
         memory_bytes: 128 * 1024 * 1024,
+        stack_bytes: 512 * 1024,
+        table_elements: 100_000,
+        instances: 100,
         deadline: Duration::from_secs(20),
         deadline_record: Duration::from_secs(20),
+        wall_max: Duration::from_secs(200),
+        answer: AnswerLimits {
+            bytes: 64 * 1024 * 1024,
+            emissions: 1_000_000,
+            headers: 1_000_000,
+            header_bytes: 64 * 1024,
+        },
+        log_line_bytes: 1024,
+        log_lines_per_second: 100,
+        metric_names: 100,
     }
 }
 
@@ -63,7 +80,7 @@ struct Stand {
 impl Stand {
     fn new(crate_folder: &str, config: &str, limits: Limits) -> Self {
         let executor = Arc::new(Executor::new().unwrap());
-        let binary = Binary::read(&built(crate_folder)).unwrap();
+        let binary = Binary::read(&built(crate_folder), FILE_BYTES_MAX).unwrap();
         let wanted = Wanted {
             stage: "under-test",
             sha256: None,
@@ -94,7 +111,12 @@ impl Stand {
     /// What an instance answers to these records in one batch, one text for each.
     fn ask(&self, instance: &mut Instance, records: &[Fixture]) -> Result<Vec<String>, Fault> {
         let replies = instance.process(&batch(records))?;
-        let checked = Checked::new(replies, records.len(), &self.plugin.port_kinds())?;
+        let checked = Checked::new(
+            replies,
+            records.len(),
+            &self.plugin.port_kinds(),
+            &self.plugin.limits.answer,
+        )?;
         Ok((0..checked.len()).map(|index| told(&checked, index)).collect())
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::{Prepared, file_of};
+use super::{Place, Prepared, file_of};
 use crate::config::{ConfigError, PluginSource, Stage};
 use crate::plugin::component::Binary;
 use crate::swap::store::{Remembered, Store};
@@ -34,15 +34,12 @@ pub(crate) const LAST_GOOD: &str = "the version that ran last";
 ///
 /// # Errors
 /// What does not fit about the file, where nothing else can run.
-pub(super) fn choose(
-    stage: &Stage,
-    store: Option<&Store>,
-    load: impl Fn(&Binary, &str) -> Result<Prepared, Mistakes>,
-) -> Result<(Prepared, Origin), Mistakes> {
+pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, Origin), Mistakes> {
+    let stage = &place.stage;
     let wrong = |error: anyhow::Error| vec![stage.error(stage.plugin.at, format!("`plugin`: {error:#}"))];
     let file = file_of(stage);
     let from_file = match &file {
-        Ok(path) => Binary::read(path)
+        Ok(path) => Binary::read(path, stage.limits.file_bytes.value)
             .with_context(|| path.display().to_string())
             .map_err(wrong),
         Err(mistake) => Err(vec![mistake.clone()]),
@@ -55,7 +52,7 @@ pub(super) fn choose(
     let last = last_good(stage, store, &remembered);
     let digest = from_file.as_ref().ok().map(|binary| binary.digest.clone());
     let is_news = digest.is_none() || remembered.file != digest;
-    let last = last.and_then(|last| Some((load(&last, LAST_GOOD).ok()?, last)));
+    let last = last.and_then(|last| Some((place.load(&last, LAST_GOOD).ok()?, last)));
     if !is_news && let Some((prepared, binary)) = last {
         return Ok((
             prepared,
@@ -68,7 +65,7 @@ pub(super) fn choose(
         ));
     }
     let shown = file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    let mistakes = match from_file.and_then(|binary| Ok((load(&binary, &shown)?, binary))) {
+    let mistakes = match from_file.and_then(|binary| Ok((place.load(&binary, &shown)?, binary))) {
         Ok((prepared, binary)) => {
             remembered.activate(&binary.digest);
             remembered.file = digest;

@@ -47,7 +47,7 @@ pub(crate) fn follow(
     let digest = std::fs::read(&pipeline.file)
         .ok()
         .map(|bytes| Binary::new(bytes).digest);
-    let mut watch = FileWatch::new(pipeline.file.clone(), digest);
+    let mut watch = FileWatch::new(pipeline.file.clone(), digest, config::FILE_BYTES_MAX);
     let handle = std::thread::Builder::new()
         .name("pipeline-file".to_owned())
         .spawn(move || {

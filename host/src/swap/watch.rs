@@ -22,16 +22,18 @@ pub(super) struct FileWatch {
     seen: Option<Stamp>,
     /// The digest of what was read last.
     digest: Option<String>,
+    bytes_max: u64,
 }
 
 impl FileWatch {
-    /// `digest`: that of the file when it was last read.
-    pub(super) fn new(file: PathBuf, digest: Option<String>) -> Self {
+    /// `digest`: that of the file when it was last read; `bytes_max`: the largest file that is read.
+    pub(super) fn new(file: PathBuf, digest: Option<String>, bytes_max: u64) -> Self {
         Self {
             file,
             read: None,
             seen: None,
             digest,
+            bytes_max,
         }
     }
 
@@ -43,7 +45,7 @@ impl FileWatch {
         if !settled || self.read == Some(stamp) {
             return None;
         }
-        let found = Binary::read(&self.file).with_context(|| self.file.display().to_string());
+        let found = Binary::read(&self.file, self.bytes_max).with_context(|| self.file.display().to_string());
         if self.stamp() != Some(stamp) {
             return None;
         }
@@ -92,8 +94,8 @@ mod tests {
     fn watch(dir: &Path) -> FileWatch {
         let file = dir.join("p.wasm");
         fs::write(&file, "one").unwrap();
-        let digest = Binary::read(&file).unwrap().digest;
-        let mut watch = FileWatch::new(file, Some(digest));
+        let digest = Binary::read(&file, 100).unwrap().digest;
+        let mut watch = FileWatch::new(file, Some(digest), 100);
         assert_eq!(found(&mut watch), Vec::<String>::new());
         watch
     }
@@ -134,8 +136,8 @@ mod tests {
         }
         symlink("v1", at("..data")).unwrap();
         symlink("..data/p.wasm", at("p.wasm")).unwrap();
-        let digest = Binary::read(&at("p.wasm")).unwrap().digest;
-        let mut watch = FileWatch::new(at("p.wasm"), Some(digest));
+        let digest = Binary::read(&at("p.wasm"), 100).unwrap().digest;
+        let mut watch = FileWatch::new(at("p.wasm"), Some(digest), 100);
         assert_eq!(found(&mut watch), Vec::<String>::new());
         symlink("v2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();

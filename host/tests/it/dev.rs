@@ -130,7 +130,7 @@ fn records_that_fail_are_shown_with_the_reason_and_the_others_arrive() {
       filter at in 0:5: reject: the value is not the JSON that is read here: expected value at line 1 column 1
       filter at in 0:6: reject: the value is not the JSON that is read here: expected value at line 1 column 1
       guarded at in 0:2: trap: poisoned on purpose
-      guarded at in 0:4: deadline: ran past its deadline of 100 ms
+      guarded at in 0:4: deadline: ran past its deadline of 100 ms (`limits.deadline-record`)
       guarded at in 0:5: reject: rejected on purpose
       guarded at in 0:6: malformed: reply 0: port 99 does not exist, the plugin has 1
     ");

@@ -124,7 +124,7 @@ fn the_records_above_get_answers_of_every_kind() {
 
 /// What a real instance that has faulted answers to an ordinary record.
 fn after(poison: &[&str]) -> (Fault, Fault) {
-    let stand = Stand::misbehave(crate::plugin::component::Limits {
+    let stand = Stand::misbehave(crate::plugin::limits::Limits {
         deadline_record: Duration::from_millis(60),
         memory_bytes: 16 * 1024 * 1024,
         ..patient()

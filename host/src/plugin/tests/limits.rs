@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiter as _;
 
-use super::super::imports::{Deadline, Guest};
+use super::super::bounds::{Deadline, Passed, Room, thread_cpu_time};
 use super::{MEMORY, Stand, patient, record, records};
 use crate::fault::{Fault, Kind};
-use crate::metrics::PluginMetrics;
-use crate::plugin::component::Limits;
+use crate::metrics::{Metrics, PluginMetrics};
+use crate::plugin::component::{self, Binary, Wanted};
+use crate::plugin::instance::Executor;
+use crate::plugin::limits::{CallTime, Limit, Limits};
 
 const MIB: usize = 1024 * 1024;
 
@@ -37,6 +39,14 @@ fn fault(limits: Limits, values: &[&str]) -> Fault {
 fn faults(limits: Limits, values: &[&str], kind: Kind, words: &str) {
     let fault = fault(limits, values);
     assert_eq!((fault.kind, fault.message.as_str()), (kind, words));
+}
+
+/// A deadline that is passed while the guest computes; on a busy machine the clock's bound can come first, and says so behind these words.
+#[track_caller]
+fn late(limits: Limits, values: &[&str], limit: Limit, words: &str) {
+    let fault = fault(limits, values);
+    assert_eq!((fault.kind, fault.limit), (Kind::Deadline, Some(limit)));
+    assert!(fault.message.starts_with(words), "{fault}");
 }
 
 #[track_caller]
@@ -72,7 +82,7 @@ fn memory_beyond_the_limit_is_a_fault_whoever_wants_it() {
         memory_bytes: 32 * MIB,
         ..patient()
     };
-    let words = "wanted more memory than its limit of 33554432 bytes";
+    let words = "wanted more memory than its limit of 33554432 bytes (`limits.memory`)";
     faults(limits.clone(), &["memory"], Kind::Memory, words);
     let stand = Stand::misbehave(limits);
     let fault = stand
@@ -81,44 +91,60 @@ fn memory_beyond_the_limit_is_a_fault_whoever_wants_it() {
     assert_eq!((fault.kind, fault.message.as_str()), (Kind::Memory, words));
 }
 
-#[test]
-fn too_little_memory_for_an_instance_is_said_when_it_is_loaded() {
-    let executor = Arc::new(crate::plugin::instance::Executor::new().unwrap());
-    let binary = crate::plugin::component::Binary::read(&super::built("host/tests/guests/misbehave")).unwrap();
-    let wanted = crate::plugin::component::Wanted {
+/// What is said of a plugin for whose loading these limits are too tight.
+fn said_when_loaded(limits: Limits) -> String {
+    let executor = Arc::new(Executor::new().unwrap());
+    let binary = Binary::read(&super::built("host/tests/guests/misbehave"), super::FILE_BYTES_MAX).unwrap();
+    let wanted = Wanted {
         stage: "under-test",
         sha256: None,
         config: "{}".to_owned(),
-        limits: Limits {
-            memory_bytes: 64 * 1024,
-            ..patient()
-        },
+        limits,
     };
-    let error = crate::plugin::component::load(super::runtime(), &binary, wanted, &executor)
-        .err()
-        .unwrap();
-    assert_eq!(
-        format!("{error:#}"),
-        "`describe` failed, raise `limits: memory`: wanted more memory than its limit of 65536 bytes"
-    );
+    let loaded = component::load(super::runtime(), &binary, wanted, &executor);
+    format!("{:#}", loaded.err().unwrap())
 }
 
 #[test]
-fn tables_are_bounded() {
-    let mut guest = Guest::new("under-test", MIB, Arc::default(), PluginMetrics::unheard());
-    assert!(guest.memory.table_growing(0, 100_000, None).unwrap());
-    assert!(!guest.memory.refused);
-    assert!(!guest.memory.table_growing(0, 100_001, None).unwrap());
-    assert!(guest.memory.refused);
+fn what_is_too_little_for_any_instance_is_said_when_it_is_loaded() {
+    let memory_bytes = said_when_loaded(Limits {
+        memory_bytes: 64 * 1024,
+        ..patient()
+    });
+    insta::assert_snapshot!(memory_bytes, @"`describe` failed, raise `limits.memory`: wanted more memory than its limit of 65536 bytes (`limits.memory`)");
+    let table_elements = said_when_loaded(Limits {
+        table_elements: 10,
+        ..patient()
+    });
+    insta::assert_snapshot!(table_elements, @"`describe` failed, raise `limits.table-elements`: wanted more than 10 table elements (`limits.table-elements`)");
+    let instances = said_when_loaded(Limits {
+        instances: 1,
+        ..patient()
+    });
+    insta::assert_snapshot!(instances, @"`describe` failed, raise `limits.instances`: resource limit exceeded: instance count too high at 2 (`limits.instances`)");
+}
+
+#[test]
+fn all_tables_of_an_instance_count_together() {
+    let mut room = Room::new(&patient());
+    assert!(room.table_growing(0, 60_000, None).unwrap());
+    assert!(room.table_growing(0, 40_000, None).unwrap());
+    assert_eq!(room.refusal(), None);
+    assert!(!room.table_growing(40_000, 40_001, None).unwrap());
+    let words = "wanted more than 100000 table elements (`limits.table-elements`)".to_owned();
+    assert_eq!(room.refusal(), Some((Limit::TableElements, words)));
 }
 
 #[test]
 fn all_memories_of_an_instance_count_together() {
-    let mut guest = Guest::new("under-test", 3 * MIB, Arc::default(), PluginMetrics::unheard());
-    assert!(guest.memory.memory_growing(0, 2 * MIB, None).unwrap());
-    assert!(guest.memory.memory_growing(0, MIB, None).unwrap());
-    assert!(!guest.memory.memory_growing(MIB, MIB + 1, None).unwrap());
-    assert_eq!(guest.memory.bytes(), 3 * MIB);
+    let mut room = Room::new(&Limits {
+        memory_bytes: 3 * MIB,
+        ..patient()
+    });
+    assert!(room.memory_growing(0, 2 * MIB, None).unwrap());
+    assert!(room.memory_growing(0, MIB, None).unwrap());
+    assert!(!room.memory_growing(MIB, MIB + 1, None).unwrap());
+    assert_eq!(room.bytes(), 3 * MIB);
 }
 
 #[test]
@@ -134,19 +160,37 @@ fn work_within_the_deadline_is_done() {
 #[test]
 fn a_batch_that_computes_past_its_deadline_is_stopped() {
     let start = Instant::now();
-    faults(
+    late(
         hasty(),
         &["ok", "loop"],
-        Kind::Deadline,
-        "ran past its deadline of 120 ms",
+        Limit::Deadline,
+        "ran past its deadline of 120 ms (`limits.deadline`)",
     );
     assert!(start.elapsed() >= ms(120), "not before its time");
 }
 
 #[test]
 fn a_batch_that_waits_past_its_deadline_is_stopped() {
-    let words = "waited inside the host past its deadline of 120 ms";
+    let words = "waited inside the host past its deadline of 120 ms (`limits.deadline`)";
     faults(hasty(), &["sleep", "ok"], Kind::Deadline, words);
+}
+
+#[test]
+fn a_wait_within_the_deadline_is_granted() {
+    obeys(
+        Limits {
+            deadline: ms(5_000),
+            deadline_record: ms(5_000),
+            ..patient()
+        },
+        &["nap", "nap", "ok"],
+    );
+}
+
+#[test]
+fn all_waits_of_a_call_count_together() {
+    let words = "waited inside the host past its deadline of 120 ms (`limits.deadline`)";
+    faults(hasty(), &["nap"; 100], Kind::Deadline, words);
 }
 
 #[test]
@@ -162,8 +206,13 @@ fn a_record_alone_has_a_deadline_of_its_own() {
         ..limits
     });
     assert_eq!(stand.answers(&["slow"]).unwrap(), ["forward to 0"]);
-    faults(hasty(), &["loop"], Kind::Deadline, "ran past its deadline of 60 ms");
-    let words = "waited inside the host past its deadline of 60 ms";
+    late(
+        hasty(),
+        &["loop"],
+        Limit::DeadlineRecord,
+        "ran past its deadline of 60 ms (`limits.deadline-record`)",
+    );
+    let words = "waited inside the host past its deadline of 60 ms (`limits.deadline-record`)";
     faults(hasty(), &["sleep"], Kind::Deadline, words);
 }
 
@@ -214,24 +263,52 @@ fn a_busy_machine_does_not_fault_an_innocent_plugin() {
     let answers = stand.ask(&mut instance, &records(&["slow"; 10]));
     assert!(start.elapsed() >= ms(500), "longer than the deadline");
     assert_eq!(answers.unwrap(), ["forward to 0"; 10]);
+    let mut values = ["slow"; 11];
+    values[10] = "nap";
+    let answers = stand.ask(&mut instance, &records(&values));
+    assert_eq!(answers.unwrap().len(), 11, "nor one that waits a moment after that");
     let fault = stand.ask(&mut instance, &records(&["loop"; 2])).unwrap_err();
     assert_eq!(
-        fault.message, "ran past its deadline of 250 ms",
-        "a guilty one is stopped all the same"
+        fault.limit,
+        Some(Limit::Deadline),
+        "a guilty one is stopped all the same: {fault}"
     );
 }
 
 #[test]
 fn the_wall_clock_is_an_outer_bound() {
+    let time = |deadline_ms, wall_ms| CallTime {
+        deadline: ms(deadline_ms),
+        wall: ms(wall_ms),
+        limit: Limit::Deadline,
+    };
     let mut deadline = Deadline::default();
-    deadline.start(ms(10_000));
-    std::thread::sleep(ms(30));
-    assert!(!deadline.check());
-    deadline.start(ms(3));
-    std::thread::sleep(ms(31));
-    assert!(deadline.check() && deadline.passed);
-    deadline.start(ms(10_000));
-    assert!(!deadline.passed, "each call begins anew");
+    deadline.start(time(10_000, 10_000), thread_cpu_time());
+    assert!(!deadline.check(thread_cpu_time(), ms(0)));
+    deadline.start(time(10_000, 0), thread_cpu_time());
+    // A clock of nanoseconds has moved on by now; if not, the next look finds it.
+    std::thread::yield_now();
+    assert!(
+        !deadline.check(thread_cpu_time(), ms(60_000)),
+        "time that is excused does not count"
+    );
+    assert!(deadline.check(thread_cpu_time(), ms(0)));
+    assert_eq!(deadline.passed, Some(Passed::Wall));
+    deadline.start(time(10, 10_000), thread_cpu_time());
+    assert_eq!(deadline.passed, None, "each call begins anew");
+    assert!(deadline.check(thread_cpu_time() + ms(11), ms(0)));
+    assert_eq!(deadline.passed, Some(Passed::Cpu));
+}
+
+#[test]
+fn a_stack_within_the_limit_is_given() {
+    let limits = Limits {
+        stack_bytes: 16 * MIB,
+        ..patient()
+    };
+    obeys(limits, &["deep"]);
+    let fault = fault(patient(), &["deep"]);
+    assert_eq!((fault.kind, fault.limit), (Kind::Trap, Some(Limit::Stack)), "{fault}");
 }
 
 #[test]
@@ -239,7 +316,7 @@ fn a_stack_that_overflows_is_a_trap() {
     let fault = fault(patient(), &["recurse"]);
     assert_eq!(
         (fault.kind, fault.message.as_str()),
-        (Kind::Trap, "wasm trap: call stack exhausted")
+        (Kind::Trap, "wasm trap: call stack exhausted (`limits.stack`)")
     );
     let backtrace = fault.backtrace.unwrap();
     assert!(
@@ -321,4 +398,64 @@ fn every_malformed_answer_is_told_in_words() {
         told.push_str(&format!("{poison}: {}\n", fault.message));
     }
     insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(told) });
+}
+
+#[test]
+fn lists_that_together_exceed_every_limit_are_not_copied() {
+    let _heavy = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut limits = patient();
+    limits.answer.emissions = 100;
+    limits.answer.headers = 100;
+    limits.answer.bytes = 98 * MIB;
+    obeys(limits.clone(), &["ok"]);
+    let stand = |bytes| {
+        limits.answer.bytes = bytes;
+        Stand::misbehave(limits.clone())
+    };
+    // The guest answers 100,000,000 bytes.
+    let mut stands = [100_000_000, 90 * MIB].map(stand).into_iter();
+    assert_eq!(
+        stands.next().unwrap().answers(&["ok", "huge"]).unwrap(),
+        ["forward to 0"; 2]
+    );
+    let fault = stands.next().unwrap().answers(&["ok", "huge"]).unwrap_err();
+    assert_eq!((fault.kind, fault.limit), (Kind::Malformed, Some(Limit::AnswerBytes)));
+    assert!(fault.message.ends_with("exhausted (`limits.answer-bytes`)"), "{fault}");
+}
+
+#[test]
+fn what_was_hit_is_counted_by_its_key() {
+    let stand = Stand::misbehave(Limits {
+        memory_bytes: 32 * MIB,
+        ..hasty()
+    });
+    let metrics = Metrics::new();
+    let counted = stand.plugin.metrics(&metrics.stage("under-test"));
+    for poison in ["memory", "loop", "sleep", "recurse", "panic", "ok"] {
+        let mut instance = stand.try_instance(Arc::clone(&counted)).unwrap();
+        let _ = stand.ask(&mut instance, &records(&[poison]));
+    }
+    let _batch = stand.ask(
+        &mut stand.try_instance(Arc::clone(&counted)).unwrap(),
+        &records(&["loop"; 2]),
+    );
+    let text = metrics.text();
+    for (key, hits) in [
+        ("memory", 1),
+        ("deadline-record", 2),
+        ("stack", 1),
+        ("deadline", 1),
+        ("file", 0),
+    ] {
+        let line = format!(r#"wasmill_limit_hits_total{{stage="under-test",limit="{key}"}} {hits}"#);
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+    let cpu_seconds = counted.cpu_seconds.get();
+    assert!(
+        (0.18..1.0).contains(&cpu_seconds),
+        "two loops to their deadlines: {cpu_seconds}"
+    );
+    assert_eq!(counted.instances_live.get(), 0);
+    let _alive = stand.try_instance(Arc::clone(&counted)).unwrap();
+    assert_eq!(counted.instances_live.get(), 1);
 }

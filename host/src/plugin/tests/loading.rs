@@ -51,7 +51,8 @@ fn said_of_file(file: &std::path::Path, sha256: Option<[u8; 32]>) -> String {
         limits: patient(),
     };
     let executor = Arc::new(Executor::new().unwrap());
-    let loaded = Binary::read(file).and_then(|binary| component::load(runtime(), &binary, wanted, &executor));
+    let loaded = Binary::read(file, super::FILE_BYTES_MAX)
+        .and_then(|binary| component::load(runtime(), &binary, wanted, &executor));
     format!("{:#}", loaded.err().expect("it is refused"))
 }
 
@@ -122,7 +123,7 @@ fn a_file_that_is_too_large_is_not_read() {
     let file = tempfile::NamedTempFile::new().unwrap();
     // Without content, so it takes no room on the disk.
     file.as_file().set_len(64 * 1024 * 1024 + 1).unwrap();
-    insta::assert_snapshot!(said_of_file(file.path(), None), @"the file has 67108865 bytes, the limit is 67108864; build it in release mode or strip it");
+    insta::assert_snapshot!(said_of_file(file.path(), None), @"the file has 67108865 bytes, the limit is 67108864 (`limits.file`); build it in release mode or strip it");
 }
 
 #[test]

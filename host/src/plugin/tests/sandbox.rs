@@ -10,6 +10,7 @@ use super::super::contract::wasmill::plugin::log::{self, Host as _};
 use super::super::imports::Guest;
 use super::{Stand, patient, records};
 use crate::metrics::{Metrics, PluginMetrics};
+use crate::plugin::limits::Limits;
 
 /// Log lines of this thread.
 #[derive(Clone, Default)]
@@ -61,7 +62,7 @@ fn lines_beyond_the_rate_are_dropped_and_counted() {
     let stand = Stand::misbehave(patient());
     let metrics = Metrics::new();
     let mut instance = stand
-        .try_instance(metrics.stage("under-test").plugin("misbehave"))
+        .try_instance(metrics.stage("under-test").plugin("misbehave", 100))
         .unwrap();
     let start = Instant::now();
     let lines = logged(|| {
@@ -92,7 +93,7 @@ fn a_plugin_that_traps_has_no_fresh_allowance_of_lines() {
 
 #[test]
 fn a_line_that_is_written_in_pieces_is_one_line() {
-    let guest = Guest::new("under-test", 0, Arc::default(), PluginMetrics::unheard());
+    let guest = Guest::new("under-test", &patient(), Arc::default(), PluginMetrics::unheard());
     let [mut out, mut error] = guest.outputs();
     let lines = logged(|| {
         error.write("value ".into()).unwrap();
@@ -118,7 +119,7 @@ fn a_line_that_is_written_in_pieces_is_one_line() {
 
 #[test]
 fn a_long_line_is_cut_between_characters() {
-    let mut guest = Guest::new("under-test", 0, Arc::default(), PluginMetrics::unheard());
+    let mut guest = Guest::new("under-test", &patient(), Arc::default(), PluginMetrics::unheard());
     let lines = logged(|| {
         let field = ("name".to_owned(), "v".repeat(2_000));
         guest.write(log::Level::Warn, "\u{e4}".repeat(600) + "end", vec![field]);
@@ -134,8 +135,36 @@ fn a_long_line_is_cut_between_characters() {
 }
 
 #[test]
+fn the_length_of_a_line_and_the_rate_are_the_stage_s_own() {
+    let limits = Limits {
+        log_line_bytes: 64,
+        log_lines_per_second: 3,
+        ..patient()
+    };
+    let metrics = Metrics::new();
+    let counted = metrics.stage("under-test").plugin("misbehave", 0);
+    let mut guest = Guest::new("under-test", &limits, Arc::default(), counted);
+    let hits = |limit: &str, hits: u32| {
+        let line = format!(r#"wasmill_limit_hits_total{{stage="under-test",limit="{limit}"}} {hits}"#);
+        assert!(metrics.text().contains(&line), "{line}");
+    };
+    let start = Instant::now();
+    let mut write = |length: usize| guest.write(log::Level::Info, "x".repeat(length), Vec::new());
+    let lines = logged(|| [64, 65, 64].into_iter().for_each(&mut write));
+    let lengths: Vec<usize> = lines.iter().map(|line| line.matches('x').count()).collect();
+    assert_eq!(lengths, [64; 3]);
+    hits("log-line", 1);
+    hits("log-rate", 0);
+    let lines = logged(|| write(1));
+    if start.elapsed().as_secs() < 1 {
+        assert!(lines.is_empty(), "{lines:?}");
+        hits("log-rate", 1);
+    }
+}
+
+#[test]
 fn a_panic_of_any_length_is_kept_in_part() {
-    let mut guest = Guest::new("under-test", 0, Arc::default(), PluginMetrics::unheard());
+    let mut guest = Guest::new("under-test", &patient(), Arc::default(), PluginMetrics::unheard());
     guest.panicked("\u{e4}".repeat(5_000), "src/lib.rs:1:2".to_owned());
     assert_eq!(guest.last_words().unwrap(), "\u{e4}".repeat(2_048));
     guest.panicked("why".to_owned(), String::new());

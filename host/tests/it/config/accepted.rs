@@ -140,6 +140,26 @@ fn what_is_left_out_has_its_default() {
         (limits.deadline.value, limits.deadline_record.value),
         (Duration::from_secs(1), Duration::from_millis(250))
     );
+    let sizes = (
+        limits.stack_bytes.value,
+        limits.file_bytes.value,
+        limits.answer_bytes.value,
+    );
+    assert_eq!(sizes, (512 << 10, 64 << 20, 64 << 20));
+    let counts = (limits.table_elements.value, limits.instances.value);
+    assert_eq!(counts, (100_000, 100));
+    let answer = (
+        limits.answer_emissions.value,
+        limits.answer_headers.value,
+        limits.header_bytes.value,
+    );
+    assert_eq!(answer, (1_000_000, 1_000_000, 64 << 10));
+    let log = (
+        limits.log_line_bytes.value,
+        limits.log_lines_per_second.value,
+        limits.metric_names.value,
+    );
+    assert_eq!(log, (1 << 10, 100, 100));
     assert_eq!(pipeline.kafka.transaction_timeout(), Duration::from_secs(15));
 }
 
@@ -165,6 +185,36 @@ fn the_keys_that_differ_between_two_files_are_named_without_their_values() {
     found.sort();
     assert_eq!(found, expected);
     assert_eq!(before.differences(&before), Vec::<String>::new());
+}
+
+#[test]
+fn every_limit_can_be_set() {
+    let lines = "    limits:
+      memory: 256MiB
+      deadline: 2s
+      deadline-record: 1s
+      stack: 1MiB
+      table-elements: 200
+      instances: 5
+      file: 1MiB
+      answer-bytes: 2MiB
+      answer-emissions: 3
+      answer-headers: 4
+      header-bytes: 128B
+      log-line: 64B
+      log-rate: 6
+      metric-names: 7
+";
+    let limits = stage(lines).limits;
+    assert_eq!(
+        (limits.memory_bytes.value, limits.stack_bytes.value),
+        (256 << 20, 1 << 20)
+    );
+    assert_eq!((limits.table_elements.value, limits.instances.value), (200, 5));
+    assert_eq!((limits.file_bytes.value, limits.answer_bytes.value), (1 << 20, 2 << 20));
+    assert_eq!((limits.answer_emissions.value, limits.answer_headers.value), (3, 4));
+    assert_eq!((limits.header_bytes.value, limits.log_line_bytes.value), (128, 64));
+    assert_eq!((limits.log_lines_per_second.value, limits.metric_names.value), (6, 7));
 }
 
 #[test]

@@ -250,6 +250,10 @@ const STAGE_LINES: &[(&str, &str)] = &[
         "a record's deadline beyond the batch's",
         "    limits: {deadline: 1s, deadline-record: 2s}\n",
     ),
+    (
+        "limits out of range",
+        "    limits: {stack: 1KiB, table-elements: 0, instances: 5000, file: 1B, answer-bytes: 2GiB, answer-emissions: 0, answer-headers: -1, header-bytes: 63B, log-line: 1MiB, log-rate: 0, metric-names: many}\n",
+    ),
     ("no worker", "    workers: 0\n"),
     ("a worker count in words", "    workers: many\n"),
     ("workers from an injecting variable", "    workers: ${INJECTION}\n"),

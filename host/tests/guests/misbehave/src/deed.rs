@@ -20,6 +20,10 @@ pub(crate) fn commit(value: &str) -> Outcome {
         "recurse" => {
             recurse(0);
         }
+        "deep" => {
+            descend(black_box(30_000));
+        }
+        "nap" => std::thread::sleep(Duration::from_millis(30)),
         "exit" => std::process::exit(3),
         "slow" => work(Duration::from_millis(50)),
         "stdout" => (1..=3).for_each(|line| println!("line {line} on purpose")),
@@ -55,6 +59,15 @@ fn recurse(depth: u64) -> u64 {
         recurse(black_box(depth) + 1).wrapping_add(black_box(1))
     } else {
         depth
+    }
+}
+
+/// As deep as it is told, in a stack of some MiB.
+#[inline(never)]
+fn descend(depth: u64) -> u64 {
+    match depth {
+        0 => 0,
+        _ => descend(black_box(depth) - 1).wrapping_add(black_box(1)),
     }
 }
 
