@@ -61,6 +61,14 @@ impl<P: Processor> Plugin<P> {
         let batch = batch::pack(records, P::READS);
         reply::unpack(&self.instance.process(&batch), &batch, records, P::PORTS)
     }
+
+    /// What the plugin says of itself when it tries itself out.
+    ///
+    /// # Errors
+    /// Why a host would not use it.
+    pub fn self_test(&mut self) -> Result<(), String> {
+        self.instance.self_test()
+    }
 }
 
 /// The lines that the plugin has logged on this thread since they were last taken.
