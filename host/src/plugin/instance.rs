@@ -12,9 +12,12 @@ use wasmtime_wasi::I32Exit;
 
 use super::component::Plugin;
 use super::contract::{Batch, Description, Processor, Replies};
-use super::imports::Guest;
+use super::imports::{Guest, cut};
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
+
+/// How much is kept of what `configure` says against a configuration.
+const REFUSAL_BYTES_MAX: usize = 4096;
 
 /// Runs guest calls on the calling thread.
 pub(crate) struct Executor {
@@ -60,7 +63,7 @@ impl Instance {
         let configured = instance.call(deadline, async |store, bindings| {
             bindings.wasmill_plugin_process().call_configure(store, &config).await
         })?;
-        configured.map_err(|text| Fault::new(Kind::Reject, text))?;
+        configured.map_err(|text| Fault::new(Kind::Reject, cut(&text, REFUSAL_BYTES_MAX)))?;
         Ok(instance)
     }
 
@@ -172,6 +175,9 @@ fn fault_of(error: &wasmtime::Error, guest: &Guest, deadline: Duration) -> Fault
         (Kind::Trap, "called exit, which ends its instance".to_owned())
     } else if let Some(trap) = trap {
         (Kind::Trap, guest.last_words().unwrap_or_else(|| trap.to_string()))
+    } else if backtrace.is_some() {
+        // The host would not do what the guest called it for: arguments that are none, too many handles, too much at once.
+        (Kind::Trap, error.root_cause().to_string())
     } else {
         (Kind::Malformed, format!("{:#}", error))
     };

@@ -35,6 +35,23 @@ impl Runtime {
     /// # Errors
     /// When this machine cannot run the compiler's code, or the clock's thread cannot be started.
     pub(crate) fn new() -> Result<Self> {
+        let cache = Cache::new(CacheConfig::new());
+        if let Err(error) = &cache {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "compiled plugins are not cached, so every start compiles them"
+            );
+        }
+        Self::start(cache.ok())
+    }
+
+    /// As `new`, without the cache: for many components that are compiled once.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn uncached() -> Result<Self> {
+        Self::start(None)
+    }
+
+    fn start(cache: Option<Cache>) -> Result<Self> {
         let mut config = Config::new();
         config
             .wasm_component_model(true)
@@ -44,16 +61,8 @@ impl Runtime {
             .wasm_backtrace_details(WasmBacktraceDetails::Enable)
             .max_wasm_stack(WASM_STACK_BYTES)
             .async_stack_size(ASYNC_STACK_BYTES)
-            .allocation_strategy(InstanceAllocationStrategy::OnDemand);
-        match Cache::new(CacheConfig::new()) {
-            Ok(cache) => {
-                config.cache(Some(cache));
-            }
-            Err(error) => tracing::warn!(
-                error = format!("{error:#}"),
-                "compiled plugins are not cached, so every start compiles them"
-            ),
-        }
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            .cache(cache);
         let engine = Engine::new(&config)
             .map_err(anyhow::Error::from)
             .context("start the WebAssembly engine")?;

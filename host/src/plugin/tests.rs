@@ -2,9 +2,13 @@
 //!
 //! `limits` has each limit twice, obeyed and broken; `sandbox` is what a guest finds around it and what is kept of what it says;
 //! `answers` is that neither the cut of a batch nor the age of an instance can be seen in the replies; `loading` is what is said of
-//! files that are no plugins.
+//! files that are no plugins, `damaged` what becomes of plugin files with wrong bytes in them; `evil` has components that are made to do harm;
+//! `golden` is a component of the first contract.
 
 mod answers;
+mod damaged;
+mod evil;
+mod golden;
 mod limits;
 mod loading;
 mod sandbox;
@@ -62,16 +66,20 @@ struct Stand {
 
 impl Stand {
     fn new(crate_folder: &str, config: &str, limits: Limits) -> Self {
-        let executor = Arc::new(Executor::new().unwrap());
         let binary = Binary::read(&built(crate_folder)).unwrap();
+        Self::load(runtime(), &binary, config, limits).unwrap()
+    }
+
+    fn load(runtime: &Runtime, binary: &Binary, config: &str, limits: Limits) -> anyhow::Result<Self> {
+        let executor = Arc::new(Executor::new().unwrap());
         let wanted = Wanted {
             stage: "under-test",
             sha256: None,
             config: config.to_owned(),
             limits,
         };
-        let plugin = Arc::new(component::load(runtime(), &binary, wanted, &executor).unwrap());
-        Self { plugin, executor }
+        let plugin = Arc::new(component::load(runtime, binary, wanted, &executor)?);
+        Ok(Self { plugin, executor })
     }
 
     fn misbehave(limits: Limits) -> Self {
