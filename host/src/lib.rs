@@ -45,3 +45,7 @@ pub(crate) mod dev;
 pub(crate) mod fixture;
 
 mod chaos;
+
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;

@@ -249,6 +249,13 @@ fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut 
     Some(Routes::new(by_port?, stamp))
 }
 
+/// A plugin's schema and what checks values against it.
+pub(crate) fn read_schema(text: &str) -> Result<(Value, Validator)> {
+    let schema = serde_json::from_str(text).context("it is not JSON")?;
+    let validator = jsonschema::validator_for(&schema).map_err(|error| anyhow!("{error}"))?;
+    Ok((schema, validator))
+}
+
 /// Checks the stage's configuration against the plugin's own schema. False: it does not satisfy it.
 fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> bool {
     let text = &plugin.description.config_schema;
@@ -256,12 +263,7 @@ fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>)
     if text.trim().is_empty() {
         return true;
     }
-    let read = || -> Result<(Value, Validator)> {
-        let schema = serde_json::from_str(text).context("it is not JSON")?;
-        let validator = jsonschema::validator_for(&schema).map_err(|error| anyhow!("{error}"))?;
-        Ok((schema, validator))
-    };
-    let (schema, validator) = match read() {
+    let (schema, validator) = match read_schema(text) {
         Ok(read) => read,
         Err(error) => {
             let text = format!("the config schema of plugin `{name}` cannot be used: {error:#}");

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Number, Value as Json};
 
 use super::errors::{Location, quoted};
-use super::model::PluginConfig;
+use super::model::{PluginConfig, Shape};
 use super::section::Field;
 use super::yaml::{Key, Node, Scalar, Value};
 
@@ -36,12 +36,16 @@ pub(super) fn read(field: &Field<'_>) -> Option<PluginConfig> {
 }
 
 /// The whole file as it came out of interpolation, for telling which keys of two files differ. Scalars stay text.
-pub(super) fn shape(node: &Node) -> Json {
+pub(super) fn shape(node: &Node) -> Shape {
+    Shape(plain(node))
+}
+
+fn plain(node: &Node) -> Json {
     match &node.value {
         Value::Scalar(scalar) => Json::String(scalar.text.clone()),
-        Value::List(nodes) => Json::Array(nodes.iter().map(shape).collect()),
+        Value::List(nodes) => Json::Array(nodes.iter().map(plain).collect()),
         Value::Map(entries) => {
-            let entry = |(key, node): &(Key, Node)| (key.scalar.text.clone(), shape(node));
+            let entry = |(key, node): &(Key, Node)| (key.scalar.text.clone(), plain(node));
             Json::Object(entries.iter().map(entry).collect())
         }
         Value::Broken => Json::Null,

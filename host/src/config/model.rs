@@ -34,7 +34,7 @@ pub struct Pipeline {
     pub state_dir: At<PathBuf>,
     /// The stages, in the order of the file; never empty.
     pub stages: Vec<Stage>,
-    pub(super) shape: serde_json::Value,
+    pub(super) shape: Shape,
 }
 
 impl Pipeline {
@@ -49,7 +49,7 @@ impl Pipeline {
     /// The keys whose values differ between two readings of a file, as dotted paths, values untold.
     pub fn differences(&self, other: &Pipeline) -> Vec<String> {
         let mut paths = Vec::new();
-        collect_differences("", &self.shape, &other.shape, &mut paths);
+        collect_differences("", &self.shape.0, &other.shape.0, &mut paths);
         paths
     }
 
@@ -69,6 +69,16 @@ impl Pipeline {
             Some(stage.error(stage.plugin.at, format!("`plugin`: {mistake}")))
         };
         self.report(self.stages.iter().filter_map(mistake).collect())
+    }
+}
+
+/// All values of a file, secrets among them, for comparing it with another; never shown.
+#[derive(Clone)]
+pub(super) struct Shape(pub(super) serde_json::Value);
+
+impl std::fmt::Debug for Shape {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Shape(hidden)")
     }
 }
 

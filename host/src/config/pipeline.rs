@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use super::errors::{At, quoted};
-use super::model::{Admin, NewTopic, Pipeline, Stage, Topics};
+use super::model::{Admin, NewTopic, Pipeline, Shape, Stage, Topics};
 use super::section::{Field, Keys, Section};
 use super::values::{self, integer};
 use super::yaml::Key;
@@ -36,7 +36,7 @@ const CREATE: Keys = Keys {
 const ADMIN_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9180));
 
 /// Reads the pipeline. It is only whole when no mistake was reported to the field's context.
-pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: serde_json::Value) -> Option<Pipeline> {
+pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) -> Option<Pipeline> {
     let section = root.section(&PIPELINE)?;
     let app = section.required(
         "app",

@@ -23,6 +23,11 @@ use crate::metrics::{PluginMetrics, StageMetrics};
 /// As the contract says.
 const PORTS_MAX: usize = 64;
 const PORT_NAME_BYTES_MAX: usize = 63;
+/// Name and version stand in every dead letter, in metrics and on terminals.
+const NAME_BYTES_MAX: usize = 256;
+const VERSION_BYTES_MAX: usize = 256;
+/// Schemas that people write have some kilobytes.
+const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
 /// The interface that this host calls.
 const PROCESS: &str = "wasmill:plugin/process";
 /// The optional proof of a plugin that it works.
@@ -285,10 +290,27 @@ fn self_test_of(machine: &Machine, component: &Component) -> Option<ComponentExp
 }
 
 fn check_description(description: &Description) -> Result<()> {
-    if description.name.is_empty() || description.name.len() > 256 {
+    if description.name.is_empty() || description.name.len() > NAME_BYTES_MAX {
         bail!(
-            "`describe` gives a name of {} bytes; 1 to 256 are allowed",
+            "`describe` gives a name of {} bytes; 1 to {NAME_BYTES_MAX} are allowed",
             description.name.len()
+        );
+    }
+    if description.version.len() > VERSION_BYTES_MAX {
+        bail!(
+            "`describe` gives a version of {} bytes; at most {VERSION_BYTES_MAX} are allowed",
+            description.version.len()
+        );
+    }
+    for (what, text) in [("name", &description.name), ("version", &description.version)] {
+        if text.contains(char::is_control) {
+            bail!("`describe` gives a {what} with a control character in it: {text:?}");
+        }
+    }
+    if description.config_schema.len() > SCHEMA_BYTES_MAX {
+        bail!(
+            "`describe` gives a config schema of {} bytes; at most {SCHEMA_BYTES_MAX} are allowed",
+            description.config_schema.len()
         );
     }
     if description.ports.len() > PORTS_MAX {

@@ -86,7 +86,10 @@ impl Guest {
     /// The panic's text and place if the plugin told them, else the end of what it wrote to standard error.
     pub(crate) fn last_words(&self) -> Option<String> {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let tail = String::from_utf8_lossy(&said.tail).trim().to_owned();
+        // What is no UTF-8 becomes longer as text.
+        let tail = cut(&String::from_utf8_lossy(&said.tail), LAST_WORDS_BYTES_MAX)
+            .trim()
+            .to_owned();
         said.panic.clone().or_else(|| (!tail.is_empty()).then_some(tail))
     }
 }

@@ -15,10 +15,13 @@ use wasmtime_wasi::I32Exit;
 use super::bounds::{Passed, thread_cpu_time};
 use super::component::Plugin;
 use super::contract::{Batch, Description, Processor, Replies};
-use super::imports::Guest;
+use super::imports::{Guest, cut};
 use super::limits::{CallTime, Limit};
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
+
+/// How much is kept of what `configure` says against a configuration.
+const REFUSAL_BYTES_MAX: usize = 4096;
 
 /// Runs guest calls on the calling thread.
 pub(crate) struct Executor {
@@ -86,7 +89,7 @@ impl Instance {
         let configured = instance.call(time, async |store, bindings| {
             bindings.wasmill_plugin_process().call_configure(store, &config).await
         })?;
-        configured.map_err(|text| Fault::new(Kind::Reject, text))?;
+        configured.map_err(|text| Fault::new(Kind::Reject, cut(&text, REFUSAL_BYTES_MAX)))?;
         Ok(instance)
     }
 
@@ -259,10 +262,15 @@ fn cause_of(error: &wasmtime::Error, guest: &Guest, time: CallTime) -> Fault {
         Some(trap) => return Fault::new(Kind::Trap, guest.last_words().unwrap_or_else(|| trap.to_string())),
         None => {}
     }
-    let text = format!("{error:#}");
+    // With a backtrace the host would not do what the guest called it for: arguments that are none, too many handles, too much at once. Without
+    // one it is the answer that cannot be taken.
+    let (kind, text) = match error.is::<WasmBacktrace>() {
+        true => (Kind::Trap, error.root_cause().to_string()),
+        false => (Kind::Malformed, format!("{error:#}")),
+    };
     match unnamed_limit(&text) {
-        Some(limit) => Fault::new(Kind::Malformed, format!("{text} ({limit})")).at(limit),
-        None => Fault::new(Kind::Malformed, text),
+        Some(limit) => Fault::new(kind, format!("{text} ({limit})")).at(limit),
+        None => Fault::new(kind, text),
     }
 }
 

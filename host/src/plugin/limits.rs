@@ -116,6 +116,29 @@ pub(crate) struct AnswerLimits {
 }
 
 impl Limits {
+    /// Limits that no innocent call of a test meets on a busy machine.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn patient() -> Self {
+        Self {
+            memory_bytes: 128 * 1024 * 1024,
+            stack_bytes: 512 * 1024,
+            table_elements: 100_000,
+            instances: 100,
+            deadline: Duration::from_secs(20),
+            deadline_record: Duration::from_secs(20),
+            wall_max: Duration::from_secs(200),
+            answer: AnswerLimits {
+                bytes: 64 * 1024 * 1024,
+                emissions: 1_000_000,
+                headers: 1_000_000,
+                header_bytes: 64 * 1024,
+            },
+            log_line_bytes: 1024,
+            log_lines_per_second: 100,
+            metric_names: 100,
+        }
+    }
+
     /// As the pipeline file says; no call lasts longer than `wall_max` by the clock.
     pub(crate) fn new(configured: &config::Limits, wall_max: Duration) -> Self {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

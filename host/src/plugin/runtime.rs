@@ -53,6 +53,16 @@ impl Runtime {
                 );
             })
             .ok();
+        Self::start(cache)
+    }
+
+    /// As `new`, without the cache: for many components that are compiled once.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn uncached() -> Result<Self> {
+        Self::start(None)
+    }
+
+    fn start(cache: Option<Cache>) -> Result<Self> {
         let machines = Arc::<Machines>::default();
         let stopping = Arc::new(AtomicBool::new(false));
         let ticker = std::thread::Builder::new()

@@ -2,9 +2,13 @@
 //!
 //! `limits` has each limit twice, obeyed and broken; `sandbox` is what a guest finds around it and what is kept of what it says;
 //! `answers` is that neither the cut of a batch nor the age of an instance can be seen in the replies; `loading` is what is said of
-//! files that are no plugins.
+//! files that are no plugins, `damaged` what becomes of plugin files with wrong bytes in them; `evil` has components that are made to do harm;
+//! `golden` is a component of the first contract.
 
 mod answers;
+mod damaged;
+mod evil;
+mod golden;
 mod limits;
 mod loading;
 mod sandbox;
@@ -12,12 +16,11 @@ mod sandbox;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use super::component::{self, Binary, Plugin, Wanted};
 use super::contract::{Batch, Emission, Entry, Header, HeadersOut, Message, Part, Span};
 use super::instance::{Executor, Instance};
-use super::limits::{AnswerLimits, Limits};
+use super::limits::Limits;
 use super::runtime::Runtime;
 use crate::fault::Fault;
 use crate::fixture::Fixture;
@@ -51,24 +54,7 @@ fn built(crate_folder: &str) -> PathBuf {
 
 /// As a stage has them that says nothing of limits, but for a deadline that a busy machine does not reach.
 pub(crate) fn patient() -> Limits {
-    Limits {
-        memory_bytes: 128 * 1024 * 1024,
-        stack_bytes: 512 * 1024,
-        table_elements: 100_000,
-        instances: 100,
-        deadline: Duration::from_secs(20),
-        deadline_record: Duration::from_secs(20),
-        wall_max: Duration::from_secs(200),
-        answer: AnswerLimits {
-            bytes: 64 * 1024 * 1024,
-            emissions: 1_000_000,
-            headers: 1_000_000,
-            header_bytes: 64 * 1024,
-        },
-        log_line_bytes: 1024,
-        log_lines_per_second: 100,
-        metric_names: 100,
-    }
+    Limits::patient()
 }
 
 /// A plugin with a configuration and limits, from which instances are made.
@@ -79,16 +65,20 @@ struct Stand {
 
 impl Stand {
     fn new(crate_folder: &str, config: &str, limits: Limits) -> Self {
-        let executor = Arc::new(Executor::new().unwrap());
         let binary = Binary::read(&built(crate_folder), FILE_BYTES_MAX).unwrap();
+        Self::load(runtime(), &binary, config, limits).unwrap()
+    }
+
+    fn load(runtime: &Runtime, binary: &Binary, config: &str, limits: Limits) -> anyhow::Result<Self> {
+        let executor = Arc::new(Executor::new().unwrap());
         let wanted = Wanted {
             stage: "under-test",
             sha256: None,
             config: config.to_owned(),
             limits,
         };
-        let plugin = Arc::new(component::load(runtime(), &binary, wanted, &executor).unwrap());
-        Self { plugin, executor }
+        let plugin = Arc::new(component::load(runtime, binary, wanted, &executor)?);
+        Ok(Self { plugin, executor })
     }
 
     fn misbehave(limits: Limits) -> Self {

@@ -5,5 +5,6 @@
 mod cli;
 mod config;
 mod dev;
+mod evil;
 mod program;
 mod tidy;

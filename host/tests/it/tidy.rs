@@ -23,8 +23,9 @@ const HOSTS: [&str; 6] = [
 ];
 
 /// Modules of `host/src` that compute and touch nothing; a folder with its slash.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "batch.rs",
+    "breaker.rs",
     "positions.rs",
     "route.rs",
     "refusal.rs",

@@ -5,9 +5,11 @@
 mod support;
 
 mod at_least_once;
+mod evil;
 mod exactly_once;
 mod example;
 mod faults;
+mod golden;
 mod graph;
 mod lifecycle;
 mod noaa;

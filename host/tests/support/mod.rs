@@ -6,6 +6,8 @@
 
 pub(crate) mod admin;
 pub(crate) mod chaos;
+pub(crate) mod component;
+pub(crate) mod evil;
 pub(crate) mod guests;
 pub(crate) mod host;
 pub(crate) mod kafka;

@@ -28,7 +28,7 @@ impl Write for Lines {
 }
 
 /// What is logged while `work` runs, line by line.
-fn logged(work: impl FnOnce()) -> Vec<String> {
+pub(super) fn logged(work: impl FnOnce()) -> Vec<String> {
     let lines = Lines::default();
     let writer = lines.clone();
     let log = tracing_subscriber::fmt()

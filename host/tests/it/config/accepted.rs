@@ -352,7 +352,7 @@ fn a_mistake_found_later_is_placed_like_one_of_the_loader() {
     let errors = pipeline.report(vec![error]).unwrap_err();
     insta::assert_snapshot!(
         errors,
-        @"pipelines/pipeline.yaml:19:36: stage `freeze`: port `others` is not one of the plugin's ports: alerts"
+        @"pipelines/pipeline.yaml:22:36: stage `freeze`: port `others` is not one of the plugin's ports: alerts"
     );
     pipeline.report(Vec::new()).unwrap();
 }

@@ -23,8 +23,11 @@ fn spans(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
+/// The page for operators.
+const OPERATING: &str = "host/README.md";
+
 #[test]
-fn the_readme_names_every_metric_and_no_other() {
+fn the_operators_page_names_every_metric_and_no_other() {
     let source = read("host/src/metrics.rs");
     let registered: Vec<String> = ["= family(", "= told("]
         .iter()
@@ -32,7 +35,7 @@ fn the_readme_names_every_metric_and_no_other() {
         .filter_map(|call| Some(format!("wasmill_{}", call.split('"').nth(1)?)))
         .collect();
     assert!(registered.len() > 20, "{registered:?}");
-    let readme = read("README.md");
+    let readme = read(OPERATING);
     let is_metric =
         |span: &&str| span.starts_with("wasmill_") && !span.contains(|c: char| !c.is_ascii_lowercase() && c != '_');
     let named: BTreeSet<&str> = spans(&readme)
@@ -74,8 +77,8 @@ fn the_readme_names_every_key_of_the_pipeline_file() {
 }
 
 #[test]
-fn the_readme_names_every_header_and_kind_of_a_dead_letter() {
-    let readme = read("README.md");
+fn the_operators_page_names_every_header_and_kind_of_a_dead_letter() {
+    let readme = read(OPERATING);
     let spans = spans(&readme);
     let mut words: Vec<String> = ["host/src/dead_letter.rs", "host/src/sink.rs"]
         .iter()
@@ -85,7 +88,7 @@ fn the_readme_names_every_header_and_kind_of_a_dead_letter() {
     words.extend(listed(&read("host/src/fault.rs"), " => ", ","));
     assert!(words.len() > 18, "{words:?}");
     none(
-        "the README has it",
+        "the page has it",
         words.into_iter().filter(|word| !spans.contains(word.as_str())),
     );
 }
@@ -111,7 +114,13 @@ fn the_readme_s_pipeline_file_is_right_and_shows_the_defaults() {
     let defaults = |pipeline: &Pipeline| {
         let stage = &pipeline.stages[0];
         let own = (&stage.on_fault, &stage.group, stage.workers, stage.guarantee);
-        let bounds = (stage.commit_interval, &stage.batch, &stage.limits);
+        let bounds = (
+            stage.commit_interval,
+            &stage.batch,
+            &stage.limits,
+            stage.swap,
+            stage.stamp,
+        );
         format!("{:#?}", (&pipeline.instance, &pipeline.topics, own, bounds))
     };
     assert_eq!(defaults(&shown), defaults(&least));

@@ -31,7 +31,7 @@ pub(crate) fn commit(value: &str) -> Outcome {
         "retry" => return Outcome::Retry("not now, and never".to_owned()),
         "retry-twice" => return retry_twice(),
         "env-args-fs" => return look_around(),
-        _ => {}
+        flood => crate::flood::pour(flood),
     }
     Outcome::Forward
 }

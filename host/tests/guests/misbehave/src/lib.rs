@@ -1,17 +1,26 @@
 //! A test guest that forwards every record to port `out`, unless its value is the name of a
 //! misdeed, which it then commits.
 //!
-//! `deed` lists the misdeeds of a single record: traps, endless work, rejections. `answer`
-//! lists those of the whole batch: answers that break a rule of `types.wit`. It is written against
-//! the bare contract, because the SDK makes no malformed answer.
+//! `deed` lists the misdeeds of a single record: traps, endless work, rejections; `flood` those that
+//! ask too much of the host. `answer` lists those of the whole batch: answers that break a rule of
+//! `types.wit`. It is written against the bare contract, because the SDK makes no malformed answer.
+//!
+//! A value that begins with `!` is the misdeed that the configuration names as `deed`, so that
+//! stages with one input can each misbehave in their own way.
 
 pub mod bindings;
 
 mod answer;
 mod deed;
+mod flood;
+
+use std::sync::{Mutex, PoisonError};
 
 use bindings::exports::wasmill::plugin::process::Guest;
 use bindings::wasmill::plugin::types::{Batch, Description, Entry, Parts, Port, PortKind, Replies, Reply, Span};
+
+/// What a value that begins with `!` stands for.
+static DEED: Mutex<String> = Mutex::new(String::new());
 
 /// The exports.
 pub struct Misbehave;
@@ -38,6 +47,9 @@ impl Guest for Misbehave {
     fn configure(config: String) -> Result<(), String> {
         tell_panics();
         let config: serde_json::Value = serde_json::from_str(&config).map_err(|error| error.to_string())?;
+        if let Some(deed) = config["deed"].as_str() {
+            deed.clone_into(&mut DEED.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         match config["fail"].as_str() {
             Some("configure") => Err("`fail` is \"configure\", as the test wanted".to_owned()),
             Some("panic") => panic!("configure panicked on purpose"),
@@ -54,7 +66,7 @@ impl Guest for Misbehave {
             headers: Vec::new(),
         };
         for entry in &batch.entries {
-            let reply = match deed::commit(value(&batch, entry)) {
+            let reply = match deed::commit(&meant(value(&batch, entry))) {
                 deed::Outcome::Forward => Reply::Forward(0),
                 deed::Outcome::Reject(reason) => Reply::Reject(write(&mut replies.data, &reason)),
                 deed::Outcome::Retry(reason) => Reply::Retry(write(&mut replies.data, &reason)),
@@ -62,7 +74,7 @@ impl Guest for Misbehave {
             replies.replies.push(reply);
         }
         for entry in &batch.entries {
-            answer::spoil(value(&batch, entry), &mut replies);
+            answer::spoil(&meant(value(&batch, entry)), &mut replies);
         }
         replies
     }
@@ -74,6 +86,14 @@ fn value<'a>(batch: &'a Batch, entry: &Entry) -> &'a str {
         &batch.data[start..start + span.len as usize]
     });
     std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+fn meant(value: &str) -> String {
+    if value.starts_with('!') {
+        DEED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    } else {
+        value.to_owned()
+    }
 }
 
 fn write(data: &mut Vec<u8>, text: &str) -> Span {
