@@ -19,12 +19,15 @@ fn records_arrive_exactly_once_and_in_order_whatever_is_killed() {
         &Plan {
             seed: rng::seed(),
             duration: Duration::from_secs(60),
-            aims: ALL_AIMS,
+            aims: ALL_AIMS.to_vec(),
             records_per_second: 500,
+            refused_every: Duration::from_secs(15),
+            processes: 4,
             hazards: Hazards {
                 kill: 0.1,
                 unknown: 0.05,
             },
+            cluster: None,
         },
     );
     report.assert_clean();
@@ -42,7 +45,7 @@ fn violations_of(environment: &[(&str, &str)], enough: impl Fn(&mut Host, &mut E
         invocation = invocation.env(name, value);
     }
     let mut host = invocation.start();
-    let load = Load::start(&topics.input, 500, 1);
+    let load = Load::start(&topics, 500, 1);
     wait_for("the host to do its damage", PATIENCE, || {
         enough(&mut host, &mut log).then_some(())
     });
@@ -109,7 +112,7 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
     frozen.ready();
     other.ready();
 
-    let load = Load::start(&topics.input, 500, 1);
+    let load = Load::start(&topics, 500, 1);
     assert!(
         freeze_in_transaction(&frozen, &mut log, PATIENCE),
         "the process never had a transaction open"
