@@ -4,11 +4,15 @@
 //! metadata, so that after an unknown outcome the committed offsets tell whether it was applied. After an error whose outcome is not known
 //! the producer is thrown away: a new one ends whatever the old one left open before the committed offsets are read.
 
+mod failure;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
 
+pub(crate) use self::failure::Failure;
+use self::failure::{failure_of, of_delivery};
 use crate::chaos::{self, Point, Sabotage};
 use crate::kafka::consumer::{Consumer, TopicPartition, offsets_to_commit};
 use crate::kafka::ffi::{CallError, Headers, Message, Produce};
@@ -23,6 +27,10 @@ const RECORD_OVERHEAD_BYTES: usize = 36;
 const HEADER_OVERHEAD_BYTES: usize = 10;
 /// How long a full producer queue is waited for before it is looked at again.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
+/// A delivery report comes some moments after the call that fails for it.
+const REPORT_WAIT: Duration = Duration::from_millis(50);
+/// How long acknowledgements are waited for before a look at whether one of them was a refusal.
+const FLUSH_STEP: Duration = Duration::from_millis(20);
 /// How long acknowledgements are waited for without a transaction; longer than any `message.timeout.ms` in use.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -42,32 +50,6 @@ pub(crate) struct Destination {
     pub(crate) written: (Counter, Counter),
 }
 
-/// Why work since the last commit is lost and must be repeated.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The broker refuses one of the records in the transaction.
-    #[error("a record for topic {} was refused ({})", .0.topic, .0.code)]
-    Refused(DeliveryFailure),
-    /// The transaction cannot be completed; aborting it is enough.
-    #[error("{0}")]
-    Abort(String),
-    /// The group has given the partitions to someone else; aborting is enough.
-    #[error("fenced by the group: {0}")]
-    Evicted(String),
-    /// Someone else has the transactional id, or the broker ended the transaction at its timeout.
-    #[error("fenced: {0}")]
-    Fenced(String),
-    /// Whether the transaction was committed is not known.
-    #[error("outcome unknown: {0}")]
-    Unknown(String),
-    /// Only a person can mend it.
-    #[error("{0}")]
-    Stop(String),
-    /// The stage is to stop here by its own settings; what was done before is committed.
-    #[error("{0}")]
-    Held(String),
-}
-
 /// Why one delivery cannot be written; nothing of it has been.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(pub(crate) String);
@@ -79,6 +61,8 @@ pub(crate) struct Sink {
     guarantee: Guarantee,
     destinations: Vec<Destination>,
     record_bytes_max: usize,
+    /// How old the broker lets a transaction grow before it ends it.
+    transaction_timeout: Option<Duration>,
     producer: Option<Producer>,
     /// Counts transactions; together with `name` it marks the committed offsets.
     number: u64,
@@ -99,12 +83,17 @@ impl Sink {
             .get("message.max.bytes")
             .and_then(|text| text.parse().ok())
             .unwrap_or(1_000_000);
+        let transaction_timeout = config
+            .get("transaction.timeout.ms")
+            .and_then(|text| text.parse().ok())
+            .map(Duration::from_millis);
         Self {
             name,
             config,
             guarantee,
             destinations,
             record_bytes_max,
+            transaction_timeout,
             producer: None,
             number: 0,
             began: None,
@@ -144,6 +133,13 @@ impl Sink {
     /// When the open transaction began; none when none is open.
     pub(crate) fn began(&self) -> Option<Instant> {
         self.began
+    }
+
+    /// Whether the open transaction is older than the broker lets it grow.
+    pub(crate) fn is_overdue(&self) -> bool {
+        let age = self.began.map(|began| began.elapsed());
+        age.zip(self.transaction_timeout)
+            .is_some_and(|(age, timeout)| age >= timeout)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -338,12 +334,17 @@ impl Sink {
         Ok(())
     }
 
-    /// Says why a call has failed. A transaction that must be aborted is aborted here: only then is every delivery reported.
+    /// Says why a call has failed. A transaction that must be aborted is aborted here, because only then is every delivery reported; unless a
+    /// refused record is known already: then the producer is not used again, and its abort would stall as a commit would.
     fn failed(&mut self, error: CallError) -> Failure {
         let Some(producer) = self.producer.as_ref().filter(|_| error.requires_abort) else {
             return failure_of(error);
         };
-        if self.guarantee == Guarantee::ExactlyOnce {
+        let since = Instant::now();
+        while !producer.is_refused() && since.elapsed() < REPORT_WAIT {
+            std::thread::sleep(QUEUE_FULL_WAIT);
+        }
+        if self.guarantee == Guarantee::ExactlyOnce && !producer.is_refused() {
             self.aborted = producer.abort().is_ok();
         }
         match producer.take_failure() {
@@ -393,6 +394,7 @@ impl Sink {
             sent.map_err(|error| self.failed(error))?;
             chaos::kill(Point::AfterOffsetsSent);
         }
+        self.delivered()?;
         let lost = chaos::strikes(Point::CommitUnknown);
         if lost && self.number.is_multiple_of(2) {
             return Err(Failure::Unknown("the commit was never sent (chaos)".to_owned()));
@@ -406,6 +408,20 @@ impl Sink {
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Waits until every record is acknowledged, or one is refused. The commit would wait for the others even then: the client sends nothing
+    /// more to a transaction that has failed and lets what is queued grow old instead, often until the transaction itself is too old.
+    fn delivered(&mut self) -> Result<(), Failure> {
+        let producer = self.producer()?;
+        while !producer.flush(FLUSH_STEP) && !producer.is_refused() {}
+        match producer.take_refusal() {
+            None => Ok(()),
+            Some(refusal) => {
+                self.undelivered = true;
+                Err(of_delivery(refusal))
+            }
         }
     }
 
@@ -469,27 +485,5 @@ fn resolve<'a>(part: Bytes<'a>, source: Option<&'a [u8]>) -> Option<&'a [u8]> {
         Bytes::Source => source,
         Bytes::Null => None,
         Bytes::New(bytes) => Some(bytes),
-    }
-}
-
-fn of_delivery(failure: DeliveryFailure) -> Failure {
-    match blame(failure.code) {
-        Blame::Record => Failure::Refused(failure),
-        Blame::Operator => Failure::Stop(format!("write to topic {}: {}", failure.topic, failure.code)),
-        Blame::Passing => Failure::Abort(format!("write to topic {}: {}", failure.topic, failure.code)),
-    }
-}
-
-fn failure_of(error: CallError) -> Failure {
-    let text = error.to_string();
-    match error.code {
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Failure::Fenced(text),
-        // The group knows better who has the partitions: the offsets were refused, and the producer itself is unharmed.
-        Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId if error.requires_abort => {
-            Failure::Evicted(text)
-        }
-        code if blame(code) == Blame::Operator => Failure::Stop(text),
-        _ if error.requires_abort => Failure::Abort(text),
-        _ => Failure::Unknown(text),
     }
 }

@@ -15,7 +15,7 @@ fn main() {
         ),
         (
             cfg!(feature = "soak"),
-            "soak   ten minutes of kills; run before a release\n       \
+            "soak   ten minutes of kills, of brokers too; run before a release\n       \
              cargo test --release -p wasmill --features soak --test soak",
         ),
     ]

@@ -191,6 +191,18 @@ impl Producer {
         usize::try_from(self.raw.client().in_flight_count()).unwrap_or(0)
     }
 
+    /// Whether a record was refused, by what only the record or a person can change.
+    pub(crate) fn is_refused(&self) -> bool {
+        let failure = self.deliveries.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure
+            .as_ref()
+            .is_some_and(|failure| blame(failure.code) != Blame::Passing)
+    }
+
+    pub(crate) fn take_refusal(&self) -> Option<DeliveryFailure> {
+        if self.is_refused() { self.take_failure() } else { None }
+    }
+
     pub(crate) fn take_failure(&self) -> Option<DeliveryFailure> {
         self.deliveries
             .failure

@@ -14,7 +14,7 @@ fn a_host_without_transactions_that_is_killed_loses_nothing() {
         .pipeline(2)
         .set(&["stages", "copy", "guarantee"], "at-least-once");
     let path = pipeline.write();
-    let load = Load::start(&topics.input, 3_000, 1);
+    let load = Load::start(&topics, 3_000, 1);
     for round in 1..=3 {
         let mut host = Invocation::run(&path).start();
         host.ready();

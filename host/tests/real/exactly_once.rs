@@ -19,12 +19,15 @@ fn records_arrive_exactly_once_and_in_order_whatever_is_killed() {
         &Plan {
             seed: rng::seed(),
             duration: Duration::from_secs(60),
-            aims: ALL_AIMS,
+            aims: ALL_AIMS.to_vec(),
             records_per_second: 500,
+            refused_every: Duration::from_secs(15),
+            processes: 4,
             hazards: Hazards {
                 kill: 0.1,
                 unknown: 0.05,
             },
+            cluster: None,
         },
     );
     report.assert_clean();
@@ -42,7 +45,7 @@ fn violations_of(environment: &[(&str, &str)], enough: impl Fn(&mut Host, &mut E
         invocation = invocation.env(name, value);
     }
     let mut host = invocation.start();
-    let load = Load::start(&topics.input, 500, 1);
+    let load = Load::start(&topics, 500, 1);
     wait_for("the host to do its damage", PATIENCE, || {
         enough(&mut host, &mut log).then_some(())
     });
@@ -109,7 +112,7 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
     frozen.ready();
     other.ready();
 
-    let load = Load::start(&topics.input, 500, 1);
+    let load = Load::start(&topics, 500, 1);
     assert!(
         freeze_in_transaction(&frozen, &mut log, PATIENCE),
         "the process never had a transaction open"
@@ -141,6 +144,40 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
         before,
         "the process wrote after it had been fenced"
     );
+    assert_eq!(topics.verdict(&sent), []);
+}
+
+/// The broker fences whoever lets a transaction grow too old, and nobody else runs with this process's name.
+#[test]
+fn a_stage_whose_transactions_time_out_again_and_again_goes_on() {
+    let topics = Topics::create("overdue");
+    let folder = TempDir::new().unwrap();
+    let mut log = EventLog::new(folder.path().join("events"));
+    let pipeline = topics.pipeline(1).set(&["kafka", "transaction.timeout.ms"], 2_500);
+    let path = pipeline.write();
+    let mut host = Invocation::run(&path)
+        .env("WASMILL_CHAOS_LOG", log.path().to_str().unwrap())
+        .start();
+    host.ready();
+    let load = Load::start(&topics, 500, 1);
+    // Once more than would be too often if another process were behind it.
+    for times in 1..=6 {
+        let fenced = |log: &mut EventLog| log.events().iter().filter(|event| event.name == "fenced").count();
+        let already = fenced(&mut log);
+        assert!(
+            freeze_in_transaction(&host, &mut log, PATIENCE),
+            "no transaction to freeze in"
+        );
+        // Longer than the timeout and the broker's pause between two looks for such transactions, shorter than the session.
+        std::thread::sleep(Duration::from_millis(4_500));
+        host.thaw();
+        wait_for(&format!("the process to be fenced, time {times}"), PATIENCE, || {
+            (fenced(&mut log) > already).then_some(())
+        });
+    }
+    let (sent, _) = load.finish();
+    kafka::read_at_least(&topics.output, sent.len(), PATIENCE);
+    end(&mut host);
     assert_eq!(topics.verdict(&sent), []);
 }
 

@@ -31,7 +31,7 @@ fn sigterm_under_load_ends_in_time_with_everything_committed() {
     let pipeline = topics.pipeline(2);
     let mut host = Invocation::run(&pipeline.write()).start();
     host.ready();
-    let load = Load::start(&topics.input, 5_000, 1);
+    let load = Load::start(&topics, 5_000, 1);
     kafka::read_at_least(&topics.output, 2_000, PATIENCE);
 
     let asked = Instant::now();
@@ -97,7 +97,7 @@ fn until_caught_up_ends_when_all_is_done_and_has_nothing_to_do_again() {
 fn until_caught_up_ends_behind_records_that_nobody_can_see() {
     let topics = Topics::create("invisible");
     kafka::produce(&topics.input, Some(0), &[Record::new("key", "value")]);
-    let other = kafka::Sender::transactional(&unique("third-party"));
+    let other = kafka::Kafka::shared().transactional_sender(&unique("third-party"));
     other.begin();
     for partition in 0..6 {
         other.send(&topics.input, Some(partition), &Record::new("key", "aborted"));
@@ -121,7 +121,7 @@ fn a_host_that_was_killed_goes_on_where_it_was_committed() {
     let start = || Invocation::run(&path).env("WASMILL_INSTANCE", "one").start();
     let mut host = start();
     host.ready();
-    let load = Load::start(&topics.input, 2_000, 1);
+    let load = Load::start(&topics, 2_000, 1);
     kafka::read_at_least(&topics.output, 500, PATIENCE);
     host.kill();
     let mut host = start();

@@ -5,6 +5,7 @@
 mod support;
 
 mod at_least_once;
+mod brokers;
 mod evil;
 mod exactly_once;
 mod example;

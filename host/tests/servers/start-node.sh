@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts node I of the cluster that start-kafka.sh made in DATA, for the first time or again after it was killed, and waits
-# until it serves. Its log of this run is DATA/nodeI/server.log.
+# until it serves. Its log of this run is DATA/nodeI/server.log; those of runs before are in server.earlier.log.
 #
 #   start-node.sh DATA I
 set -euo pipefail
@@ -11,6 +11,7 @@ why() {
   echo "start-node.sh: $1; its log is $NODE/server.log" >&2
 }
 
+[ ! -e "$NODE/server.log" ] || cat "$NODE/server.log" >> "$NODE/server.earlier.log"
 # A session of its own where the system has `setsid`: the broker must not get the Ctrl-C of a terminal.
 $(command -v setsid || true) java "@$DATA/java.args" kafka.Kafka "$NODE/server.properties" > "$NODE/server.log" 2>&1 < /dev/null &
 PID=$!

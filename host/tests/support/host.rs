@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{PATIENCE, admin, free_port, kafka, wait_for};
+use super::kafka::Kafka;
+use super::{PATIENCE, admin, free_port, wait_for};
 
-/// A pipeline file in a folder of its own. It names the test's broker, takes its instance and its admin port from each process's
+/// A pipeline file in a folder of its own. It names a broker, that of most tests if no other is given, takes its instance and its admin port from each process's
 /// environment, and calls everything else by the host's defaults.
 pub(crate) struct Pipeline {
     folder: TempDir,
@@ -22,10 +23,14 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn new(app: &str) -> Self {
+        Self::on(&Kafka::shared(), app)
+    }
+
+    pub(crate) fn on(kafka: &Kafka, app: &str) -> Self {
         let text = json!({
             "app": app,
             "instance": "${WASMILL_INSTANCE:-}",
-            "kafka": {"bootstrap.servers": kafka::bootstrap(), "session.timeout.ms": 6000, "heartbeat.interval.ms": 500},
+            "kafka": {"bootstrap.servers": kafka.bootstrap, "session.timeout.ms": 6000, "heartbeat.interval.ms": 500},
             "admin": {"listen": "127.0.0.1:${WASMILL_TEST_ADMIN_PORT}"},
             "stages": {},
         });

@@ -1,16 +1,14 @@
 //! A real Kafka as the tests see it: topics, records in, records out, groups.
 //!
-//! `WASMILL_TEST_KAFKA` names the broker; without it the first use starts one, which ends with this process, however that ends.
+//! Most tests share one Kafka of one broker, which the free functions use; a [`Kafka`] is any other one.
 //! What is read is what a `read_committed` consumer sees once every transaction has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Write as _;
 use std::mem;
-use std::process::{ChildStdin, Command, Stdio};
 use std::ptr;
 use std::slice;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -23,7 +21,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::{PATIENCE, checkout, wait_for};
+use super::{PATIENCE, servers, wait_for};
 
 const REQUEST: Duration = Duration::from_secs(30);
 
@@ -83,84 +81,110 @@ pub(crate) struct Placed {
     pub(crate) record: Record,
 }
 
-/// `host:port` of the broker.
+/// `host:port` of the broker that most tests use.
 pub(crate) fn bootstrap() -> &'static str {
-    static BROKER: OnceLock<Result<String, String>> = OnceLock::new();
-    let named = std::env::var("WASMILL_TEST_KAFKA")
-        .ok()
-        .filter(|address| !address.is_empty());
-    let broker = BROKER.get_or_init(|| named.map_or_else(start_broker, named_broker));
-    broker
-        .as_deref()
-        .unwrap_or_else(|error| panic!("this test needs a Kafka: {error}"))
+    servers::bootstrap()
 }
 
-/// Asks the broker once, so that a wrong address fails every test at once and not each after its own wait.
-fn named_broker(address: String) -> Result<String, String> {
-    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &address).create().unwrap();
-    match client.fetch_metadata(None, REQUEST) {
-        Ok(_) => Ok(address),
-        Err(error) => Err(format!(
-            "{address}, named by WASMILL_TEST_KAFKA, does not answer: {error}"
-        )),
-    }
+/// A Kafka as a client knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Kafka {
+    pub(crate) bootstrap: String,
+    /// How many brokers keep each partition.
+    pub(crate) replication: i32,
 }
 
-/// Starts a broker that watches the pipe in `LIFELINE` and stops when this process, and with it the pipe, is gone.
-fn start_broker() -> Result<String, String> {
-    static LIFELINE: Mutex<Option<ChildStdin>> = Mutex::new(None);
-
-    let mut script = Command::new(checkout("host/tests/servers/start-kafka.sh"))
-        .arg("--stop-at-stdin-eof")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("host/tests/servers/start-kafka.sh: {error}"))?;
-    *LIFELINE.lock().unwrap() = script.stdin.take();
-    let output = script.wait_with_output().map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        return Err(format!(
-            "WASMILL_TEST_KAFKA names none, and none could be started:\n{error}"
-        ));
+impl Kafka {
+    /// The one that most tests use, and the functions below that name none.
+    pub(crate) fn shared() -> Self {
+        Self {
+            bootstrap: bootstrap().to_owned(),
+            replication: 1,
+        }
     }
-    // Tests capture `eprintln!`; this is for whoever watches the run.
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let _ = writeln!(std::io::stderr(), "started a Kafka for this run:\n{printed}");
-    printed
-        .lines()
-        .find_map(|line| line.strip_prefix("KAFKA_BOOTSTRAP=").map(str::to_owned))
-        .ok_or_else(|| format!("start-kafka.sh printed no KAFKA_BOOTSTRAP: {printed}"))
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        config
+    }
+
+    /// Creates a topic and waits until it can be used. Records stay for ever unless `settings` say otherwise.
+    pub(crate) fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut topic =
+            NewTopic::new(name, partitions, TopicReplication::Fixed(self.replication)).set("retention.ms", "-1");
+        for (setting, value) in settings {
+            topic = topic.set(setting, value);
+        }
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST));
+        block_on(admin.create_topics([&topic], &options))
+            .unwrap()
+            .remove(0)
+            .unwrap();
+        wait_for(&format!("topic {name} to have leaders"), PATIENCE, || {
+            let metadata = admin.inner().fetch_metadata(Some(name), REQUEST).ok()?;
+            let ready = metadata.topics()[0]
+                .partitions()
+                .iter()
+                .filter(|partition| partition.leader() >= 0)
+                .count();
+            (ready == partitions as usize).then_some(())
+        });
+    }
+
+    /// A producer that keeps order and repeats nothing.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender::with(self.config(), &[("enable.idempotence", "true")])
+    }
+
+    /// One whose records are all in transactions.
+    pub(crate) fn transactional_sender(&self, id: &str) -> Sender {
+        let sender = Sender::with(self.config(), &[("transactional.id", id)]);
+        sender.0.init_transactions(REQUEST).unwrap();
+        sender
+    }
+
+    /// All committed records of the topic, by partition and offset, once no transaction is open in it.
+    ///
+    /// Reading ends at the broker's own end-of-partition mark and not at the offset of a last record, because what stands last may be
+    /// the control records of transactions, which no consumer sees.
+    pub(crate) fn read_committed(&self, topic: &str) -> Vec<Placed> {
+        let consumer = reader(self.config(), "read_committed");
+        let unstable = reader(self.config(), "read_uncommitted");
+        wait_for(&format!("all transactions in {topic} to end"), PATIENCE, || {
+            (ends(&consumer, topic) == ends(&unstable, topic)).then_some(())
+        });
+        read_to_end(&consumer, topic)
+    }
+
+    /// Waits until the topic holds at least `count` committed records, and returns them.
+    #[track_caller]
+    pub(crate) fn read_at_least(&self, topic: &str, count: usize, deadline: Duration) -> Vec<Placed> {
+        let consumer = reader(self.config(), "read_committed");
+        let start = Instant::now();
+        let mut found = Vec::new();
+        while start.elapsed() < deadline {
+            // The end offset counts control records too, so it is never below the number of records.
+            if ends(&consumer, topic).values().sum::<i64>() >= count as i64 {
+                found = read_to_end(&consumer, topic);
+                if found.len() >= count {
+                    return found;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{} of {count} records in {topic} after {deadline:?}", found.len());
+    }
 }
 
 fn config() -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap());
-    config
+    Kafka::shared().config()
 }
 
-/// Creates a topic and waits until it can be used. Records stay for ever unless `settings` say otherwise.
+/// See [`Kafka::create_topic`].
 pub(crate) fn create_topic(name: &str, partitions: i32, settings: &[(&str, &str)]) {
-    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
-    for (setting, value) in settings {
-        topic = topic.set(setting, value);
-    }
-    let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
-    let options = AdminOptions::new().operation_timeout(Some(REQUEST));
-    block_on(admin.create_topics([&topic], &options))
-        .unwrap()
-        .remove(0)
-        .unwrap();
-    wait_for(&format!("topic {name} to have leaders"), PATIENCE, || {
-        let metadata = admin.inner().fetch_metadata(Some(name), REQUEST).ok()?;
-        let ready = metadata.topics()[0]
-            .partitions()
-            .iter()
-            .filter(|partition| partition.leader() >= 0)
-            .count();
-        (ready == partitions as usize).then_some(())
-    });
+    Kafka::shared().create_topic(name, partitions, settings);
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -208,23 +232,11 @@ impl ProducerContext for Failures {
     }
 }
 
-/// A producer that keeps order and repeats nothing.
+/// Made by [`Kafka::sender`] or [`Kafka::transactional_sender`].
 pub(crate) struct Sender(ThreadedProducer<Failures>);
 
 impl Sender {
-    pub(crate) fn new() -> Self {
-        Self::with(&[("enable.idempotence", "true")])
-    }
-
-    /// One whose records are all in transactions.
-    pub(crate) fn transactional(id: &str) -> Self {
-        let sender = Self::with(&[("transactional.id", id)]);
-        sender.0.init_transactions(REQUEST).unwrap();
-        sender
-    }
-
-    fn with(settings: &[(&str, &str)]) -> Self {
-        let mut config = config();
+    fn with(mut config: ClientConfig, settings: &[(&str, &str)]) -> Self {
         config
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
@@ -284,15 +296,15 @@ impl Sender {
 
 /// Sends records and waits until all have arrived.
 pub(crate) fn produce<'a>(topic: &str, partition: Option<i32>, records: impl IntoIterator<Item = &'a Record>) {
-    let sender = Sender::new();
+    let sender = Kafka::shared().sender();
     for record in records {
         sender.send(topic, partition, record);
     }
     sender.flush();
 }
 
-fn reader(isolation: &str) -> BaseConsumer {
-    config()
+fn reader(mut config: ClientConfig, isolation: &str) -> BaseConsumer {
+    config
         .set("group.id", "wasmill-tests-read-without-a-group")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
@@ -319,44 +331,23 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> BTreeMap<i32, i64> {
 
 /// The high watermark of each partition; it counts control records too.
 pub(crate) fn end_offsets(topic: &str) -> BTreeMap<i32, i64> {
-    ends(&reader("read_uncommitted"), topic)
+    ends(&reader(config(), "read_uncommitted"), topic)
 }
 
 /// Whether a transaction is open in the topic.
 pub(crate) fn has_open_transaction(topic: &str) -> bool {
-    ends(&reader("read_committed"), topic) != ends(&reader("read_uncommitted"), topic)
+    ends(&reader(config(), "read_committed"), topic) != ends(&reader(config(), "read_uncommitted"), topic)
 }
 
-/// All committed records of the topic, by partition and offset, once no transaction is open in it.
-///
-/// Reading ends at the broker's own end-of-partition mark and not at the offset of a last record, because what stands last may be
-/// the control records of transactions, which no consumer sees.
+/// See [`Kafka::read_committed`].
 pub(crate) fn read_committed(topic: &str) -> Vec<Placed> {
-    let consumer = reader("read_committed");
-    let unstable = reader("read_uncommitted");
-    wait_for(&format!("all transactions in {topic} to end"), PATIENCE, || {
-        (ends(&consumer, topic) == ends(&unstable, topic)).then_some(())
-    });
-    read_to_end(&consumer, topic)
+    Kafka::shared().read_committed(topic)
 }
 
-/// Waits until the topic holds at least `count` committed records, and returns them.
+/// See [`Kafka::read_at_least`].
 #[track_caller]
 pub(crate) fn read_at_least(topic: &str, count: usize, deadline: Duration) -> Vec<Placed> {
-    let consumer = reader("read_committed");
-    let start = Instant::now();
-    let mut found = Vec::new();
-    while start.elapsed() < deadline {
-        // The end offset counts control records too, so it is never below the number of records.
-        if ends(&consumer, topic).values().sum::<i64>() >= count as i64 {
-            found = read_to_end(&consumer, topic);
-            if found.len() >= count {
-                return found;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{} of {count} records in {topic} after {deadline:?}", found.len());
+    Kafka::shared().read_at_least(topic, count, deadline)
 }
 
 fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Vec<Placed> {

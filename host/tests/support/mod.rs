@@ -5,7 +5,9 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod admin;
+pub(crate) mod broker;
 pub(crate) mod chaos;
+pub(crate) mod cluster;
 pub(crate) mod component;
 pub(crate) mod evil;
 pub(crate) mod guests;
@@ -13,6 +15,7 @@ pub(crate) mod host;
 pub(crate) mod kafka;
 pub(crate) mod offsets_log;
 pub(crate) mod rng;
+pub(crate) mod servers;
 pub(crate) mod wire;
 
 use std::collections::BTreeMap;

@@ -25,6 +25,11 @@ pub(crate) struct EventLog {
 impl EventLog {
     pub(crate) fn new(path: PathBuf) -> Self {
         File::create(&path).unwrap();
+        Self::open(path)
+    }
+
+    /// Another reader of a file that exists.
+    pub(crate) fn open(path: PathBuf) -> Self {
         Self {
             path,
             bytes_read: 0,

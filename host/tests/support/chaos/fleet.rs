@@ -14,8 +14,6 @@ use crate::support::host::{Host, Invocation, Pipeline, was_killed};
 use crate::support::rng::Rng;
 use crate::support::wait_for;
 
-const SLOTS: usize = 4;
-
 /// The points at which a host kills itself, each in turn for one process, and one process that does not.
 const POINTS: [Option<&str>; 5] = [
     Some("after-produce"),
@@ -81,13 +79,13 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn new(topics: &Topics, hazards: Hazards, log: EventLog, seed: u64) -> Self {
+    pub(crate) fn new(topics: &Topics, processes: usize, hazards: Hazards, log: EventLog, seed: u64) -> Self {
         Self {
             topics: topics.clone(),
             hazards,
             rng: Rng::new(seed),
             log,
-            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            slots: (0..processes).map(|_| Slot::default()).collect(),
             starts: 0,
             next_action: Instant::now() + Duration::from_secs(1),
             begun_before: 0,
@@ -102,7 +100,7 @@ impl Fleet {
 
     /// Looks after the processes and does what is due.
     pub(crate) fn step(&mut self) {
-        for slot in 0..SLOTS {
+        for slot in 0..self.slots.len() {
             self.reap(slot);
             self.thaw(slot, FREEZE);
             if self.slots[slot].host.is_none() && self.slots[slot].next_start.is_none_or(|due| Instant::now() >= due) {
@@ -203,7 +201,7 @@ impl Fleet {
             Action::Freeze { parity } => number % 2 == parity,
             _ => true,
         };
-        let able: Vec<usize> = (0..SLOTS)
+        let able: Vec<usize> = (0..self.slots.len())
             .filter(|number| self.slots[*number].host.is_some() && self.slots[*number].frozen_since.is_none())
             .collect();
         let candidates: Vec<usize> = able.iter().copied().filter(|number| wanted(*number)).collect();
@@ -262,15 +260,9 @@ impl Fleet {
         counts
     }
 
-    /// Whether something that the processes do, or that is done to them, has not happened yet.
-    pub(crate) fn misses(&mut self, aims: &[&str]) -> bool {
-        let counts = self.counts();
-        aims.iter().any(|aim| counts.get(*aim).is_none_or(|count| *count == 0))
-    }
-
     /// Asks all processes to end and waits until they have.
     pub(crate) fn end(&mut self) {
-        for number in 0..SLOTS {
+        for number in 0..self.slots.len() {
             self.thaw(number, Duration::ZERO);
             self.slots[number].leaving = true;
             if let Some(host) = self.slots[number].host.as_mut()
@@ -279,7 +271,7 @@ impl Fleet {
                 host.terminate();
             }
         }
-        for number in 0..SLOTS {
+        for number in 0..self.slots.len() {
             wait_for(
                 &format!("slot {number} to end after SIGTERM"),
                 Duration::from_secs(60),

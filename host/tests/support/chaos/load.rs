@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::checker::Numbered;
-use super::{OUTPUT_BYTES_MAX, PARTITIONS};
+use super::{OUTPUT_BYTES_MAX, PARTITIONS, Topics};
 use crate::support::kafka::{Record, Sender};
 use crate::support::rng::Rng;
 use crate::support::unique;
@@ -17,10 +17,6 @@ const KEYS: usize = 64;
 const ABORTED_EVERY: Duration = Duration::from_millis(1500);
 const ABORTED_AFTER: Duration = Duration::from_millis(200);
 
-/// A record that the output topic refuses comes this often, and costs seconds: the host aborts the transaction that it is in, finds it, and
-/// makes it a dead letter.
-const REFUSED_EVERY: Duration = Duration::from_secs(15);
-
 /// A thread that sends until it is told to end.
 pub(crate) struct Load {
     end: Arc<AtomicBool>,
@@ -28,15 +24,17 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(topic: &str, per_second: u64, seed: u64) -> Self {
-        Self::send(Source::new(topic, seed), per_second)
+    pub(crate) fn start(topics: &Topics, per_second: u64, seed: u64) -> Self {
+        Self::send(Source::new(topics, seed), per_second)
     }
 
-    /// With records among them that the output topic is too small for.
-    pub(crate) fn with_refused(topic: &str, per_second: u64, seed: u64) -> Self {
+    /// With records among them that the output topic is too small for. Each costs seconds: the host aborts the transaction that it is in, finds
+    /// it, and makes it a dead letter.
+    pub(crate) fn with_refused(topics: &Topics, per_second: u64, refused_every: Duration, seed: u64) -> Self {
         let source = Source {
-            next_refused: Some(REFUSED_EVERY),
-            ..Source::new(topic, seed)
+            refused_every,
+            next_refused: Some(refused_every),
+            ..Source::new(topics, seed)
         };
         Self::send(source, per_second)
     }
@@ -71,6 +69,7 @@ struct Source {
     /// When the open transaction of the other sender began.
     other_since: Option<Duration>,
     aborted: usize,
+    refused_every: Duration,
     next_refused: Option<Duration>,
     rng: Rng,
     of_key: Vec<u64>,
@@ -79,13 +78,14 @@ struct Source {
 }
 
 impl Source {
-    fn new(topic: &str, seed: u64) -> Self {
+    fn new(topics: &Topics, seed: u64) -> Self {
         Self {
-            topic: topic.to_owned(),
-            sender: Sender::new(),
-            other: Sender::transactional(&unique("third-party")),
+            topic: topics.input.clone(),
+            sender: topics.kafka.sender(),
+            other: topics.kafka.transactional_sender(&unique("third-party")),
             other_since: None,
             aborted: 0,
+            refused_every: Duration::MAX,
             next_refused: None,
             rng: Rng::new(seed),
             of_key: vec![0; KEYS],
@@ -109,7 +109,7 @@ impl Source {
             self.of_partition[partition] += 1;
             let mut text = numbered.to_string();
             if self.next_refused.is_some_and(|due| now > due) {
-                self.next_refused = Some(now + REFUSED_EVERY);
+                self.next_refused = Some(now + self.refused_every);
                 text.push(' ');
                 text.push_str(&self.padding());
             }

@@ -1,4 +1,4 @@
-//! Exactly once under violence: a load, a fleet of hosts that is killed and frozen all along, and a checker.
+//! Exactly once under violence: a load, a fleet of hosts that is killed and frozen all along, brokers that are, and a checker.
 //!
 //! The chaos itself is the host's feature of that name: it kills itself at named points and tells what it does in a log.
 
@@ -6,9 +6,11 @@ pub(crate) mod checker;
 pub(crate) mod events;
 pub(crate) mod fleet;
 pub(crate) mod load;
+pub(crate) mod outages;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -18,9 +20,12 @@ use self::checker::{Committed, Place, Seen, Violation};
 use self::events::EventLog;
 use self::fleet::{Fleet, Hazards};
 use self::load::Load;
+use self::outages::Outages;
+use super::cluster::Cluster;
 use super::guests::guest;
 use super::host::{Invocation, Pipeline};
-use super::{kafka, offsets_log, unique};
+use super::kafka::Kafka;
+use super::{offsets_log, unique};
 
 pub(crate) const PARTITIONS: i32 = 6;
 
@@ -51,9 +56,14 @@ pub(crate) struct Plan {
     /// It goes on for as long again while an aim has not been met.
     pub(crate) duration: Duration,
     /// What must have happened at least once, by the names of [`Report::counts`].
-    pub(crate) aims: &'static [&'static str],
+    pub(crate) aims: Vec<&'static str>,
     pub(crate) records_per_second: u64,
+    /// How often one comes that the output refuses.
+    pub(crate) refused_every: Duration,
+    pub(crate) processes: usize,
     pub(crate) hazards: Hazards,
+    /// The one to run on, and to kill brokers of; none: on the broker of most tests, which stays alive.
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 /// What happened, and what was wrong with it.
@@ -71,6 +81,7 @@ pub(crate) struct Report {
 /// A pipeline of one stage, `copy`, with topics of its own.
 #[derive(Clone)]
 pub(crate) struct Topics {
+    pub(crate) kafka: Kafka,
     pub(crate) app: String,
     pub(crate) input: String,
     pub(crate) output: String,
@@ -79,16 +90,21 @@ pub(crate) struct Topics {
 
 impl Topics {
     pub(crate) fn create(name: &str) -> Self {
+        Self::create_on(Kafka::shared(), name)
+    }
+
+    pub(crate) fn create_on(kafka: Kafka, name: &str) -> Self {
         let app = unique(name);
         let [input, output, letters] = ["in", "out", "dead-letters"].map(|name| format!("{app}.{name}"));
-        kafka::create_topic(&input, PARTITIONS, &[]);
-        kafka::create_topic(
+        kafka.create_topic(&input, PARTITIONS, &[]);
+        kafka.create_topic(
             &output,
             PARTITIONS,
             &[("max.message.bytes", &OUTPUT_BYTES_MAX.to_string())],
         );
-        kafka::create_topic(&letters, 1, &[]);
+        kafka.create_topic(&letters, 1, &[]);
         Self {
+            kafka,
             app,
             input,
             output,
@@ -97,7 +113,7 @@ impl Topics {
     }
 
     pub(crate) fn pipeline(&self, workers: usize) -> Pipeline {
-        Pipeline::new(&self.app)
+        Pipeline::on(&self.kafka, &self.app)
             .stage("copy", &guest("identity"), json!({}), &self.input, &self.output)
             .set(&["stages", "copy", "workers"], workers)
     }
@@ -129,12 +145,12 @@ impl Topics {
             (&self.output, Place::Output as fn(i32) -> Place),
             (&self.letters, Place::DeadLetters),
         ] {
-            seen.extend(kafka::read_committed(topic).into_iter().map(|placed| Seen {
+            seen.extend(self.kafka.read_committed(topic).into_iter().map(|placed| Seen {
                 place: place(placed.partition),
                 text: placed.record.value_text().to_owned(),
             }));
         }
-        let committed: Vec<Committed> = offsets_log::commits(&self.group())
+        let committed: Vec<Committed> = offsets_log::commits(&self.kafka, &self.group())
             .into_iter()
             .filter(|commit| commit.topic == self.input)
             .map(|commit| Committed {
@@ -148,40 +164,55 @@ impl Topics {
 
 /// Runs it and looks at what came out.
 pub(crate) fn run(name: &str, plan: &Plan) -> Report {
-    let topics = Topics::create(name);
+    let kafka = plan
+        .cluster
+        .as_ref()
+        .map_or_else(Kafka::shared, |cluster| cluster.kafka.clone());
+    let topics = Topics::create_on(kafka, name);
     let folder = TempDir::new().unwrap();
     let log = EventLog::new(folder.path().join("events"));
     guest("identity");
 
     let start = Instant::now();
-    let load = Load::with_refused(&topics.input, plan.records_per_second, plan.seed);
-    let mut fleet = Fleet::new(&topics, plan.hazards, log, plan.seed);
-    while start.elapsed() < plan.duration || (start.elapsed() < plan.duration * 2 && fleet.misses(plan.aims)) {
+    let load = Load::with_refused(&topics, plan.records_per_second, plan.refused_every, plan.seed);
+    let outages = plan
+        .cluster
+        .as_ref()
+        .map(|cluster| Outages::start(cluster, &topics, plan.processes, log.path().to_owned(), plan.seed));
+    let mut fleet = Fleet::new(&topics, plan.processes, plan.hazards, log, plan.seed);
+    let mut counts = BTreeMap::new();
+    while start.elapsed() < plan.duration || (start.elapsed() < plan.duration * 2 && !plan.missed(&counts).is_empty()) {
         fleet.step();
+        counts = fleet.counts();
+        counts.extend(outages.iter().flat_map(Outages::counts));
         // The rhythm of the harness; nothing waits for it.
         std::thread::sleep(Duration::from_millis(20));
     }
+    let done_to_brokers = outages.map(Outages::finish).unwrap_or_default();
     let (sent, aborted_by_others) = load.finish();
     fleet.end();
     topics.catch_up();
 
     let mut counts = fleet.counts();
+    counts.extend(done_to_brokers);
     counts.insert(ABORTED_BY_OTHERS.to_owned(), aborted_by_others);
-    let missed = plan
-        .aims
-        .iter()
-        .copied()
-        .filter(|aim| counts.get(*aim).is_none_or(|count| *count == 0))
-        .collect();
     let report = Report {
         sent: sent.len(),
+        missed: plan.missed(&counts),
         counts,
-        missed,
         fell: fleet.fell,
         violations: topics.verdict(&sent),
     };
     report.print(name, plan.seed, start.elapsed());
     report
+}
+
+impl Plan {
+    /// Aims that have not been met.
+    fn missed(&self, counts: &BTreeMap<String, usize>) -> Vec<&'static str> {
+        let met = |aim: &&str| counts.get(*aim).is_some_and(|count| *count > 0);
+        self.aims.iter().copied().filter(|aim| !met(aim)).collect()
+    }
 }
 
 impl Report {
