@@ -7,6 +7,7 @@
 //! files exist is a step of its own, [`Pipeline::check_files`].
 
 mod errors;
+mod grants;
 mod interpolate;
 mod json;
 mod kafka;
@@ -28,8 +29,8 @@ pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
 pub use model::{
-    Admin, Batch, FaultPolicy, Guarantee, Input, Limits, NewTopic, OnFault, Outputs, Pipeline, PluginConfig,
-    PluginSource, PortOutput, Stage, Start, Topics,
+    Admin, Batch, FaultPolicy, GrantedFolder, GrantedVariable, Grants, Guarantee, Input, Limits, NewTopic, OnFault,
+    Outputs, Pipeline, PluginConfig, PluginSource, PortOutput, Stage, Start, Topics,
 };
 pub use secret::Secret;
 

@@ -1,15 +1,18 @@
 //! Runs plugins: the only place that names the WebAssembly runtime.
 //!
 //! `runtime` is the engine and its clock; `component` turns a file into a prepared plugin and says in plain words what does not fit;
-//! `instance` is one running copy, called batch by batch under `limits`; `imports` is all that a plugin can reach. A plugin gets
+//! `instance` is one running copy, called batch by batch under `limits` and `bounds`, in one of the machine's `slots`; `imports` is all that a plugin can reach, `grants`
+//! what a stage adds to it. A plugin gets
 //! bytes and gives bytes: what it answers is checked in `reply`, outside of here.
 
 pub(crate) mod bounds;
 pub(crate) mod component;
+pub(crate) mod grants;
 pub(crate) mod imports;
 pub(crate) mod instance;
 pub(crate) mod limits;
 pub(crate) mod runtime;
+pub(crate) mod slots;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -18,6 +18,7 @@ use crate::fault::Kind;
 use crate::metrics::PluginMetrics;
 use crate::plugin::component::{self, Binary, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
+use crate::plugin::grants::Grants;
 use crate::plugin::instance::{Executor, Instance};
 use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
@@ -99,6 +100,7 @@ fn wanted<'a>(pipeline: &Pipeline, stage: &'a Stage) -> Wanted<'a> {
         sha256,
         config: stage.config.value.to_string(),
         limits: Limits::new(&stage.limits, wall_max(pipeline, stage)),
+        grants: Grants::new(&stage.grants),
     }
 }
 

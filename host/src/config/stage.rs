@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::errors::{At, Location, quoted};
+use super::grants;
 use super::json;
 use super::limits;
 use super::model::{
@@ -29,13 +30,13 @@ const STAGE: Keys = Keys {
         "commit-interval",
         "batch",
         "limits",
+        "grants",
     ],
     later: &[
         "plugins",
         "group-by",
         "event-time",
         "window",
-        "grants",
         "swap",
         "deterministic",
         "stamp",
@@ -94,6 +95,7 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
         |field| duration(field, Duration::from_millis(10)..=Duration::from_secs(10)),
     );
     let batch = batch(section.get("batch"), name.at);
+    let grants = grants::read(section.get("grants"));
     let limits = limits::read(section.get("limits"), name.at);
     Some(Stage {
         name: At::new(name.value.to_owned(), name.at),
@@ -108,6 +110,7 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
         commit_interval: commit_interval?,
         batch: batch?,
         limits: limits?,
+        grants: grants?,
     })
 }
 

@@ -1,13 +1,15 @@
 //! Real guests under the real runtime: what a plugin may do, what it may not, and what is said of it then.
 //!
-//! `limits` has each limit twice, obeyed and broken; `sandbox` is what a guest finds around it and what is kept of what it says;
-//! `answers` is that neither the cut of a batch nor the age of an instance can be seen in the replies; `loading` is what is said of
-//! files that are no plugins.
+//! `limits` has each limit twice, obeyed and broken; `sandbox` is what a guest finds around it and what is kept of what it says, `grants`
+//! what a stage adds to that; `slots` is how stages share the cores; `answers` is that neither the cut of a batch nor the age of an instance
+//! can be seen in the replies; `loading` is what is said of files that are no plugins.
 
 mod answers;
+mod grants;
 mod limits;
 mod loading;
 mod sandbox;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use super::component::{self, Binary, Plugin, Wanted};
 use super::contract::{Batch, Emission, Entry, Header, HeadersOut, Message, Part, Span};
+use super::grants::Grants;
 use super::instance::{Executor, Instance};
 use super::limits::{AnswerLimits, Limits};
 use super::runtime::Runtime;
@@ -79,6 +82,10 @@ struct Stand {
 
 impl Stand {
     fn new(crate_folder: &str, config: &str, limits: Limits) -> Self {
+        Self::granted(crate_folder, config, limits, Grants::default())
+    }
+
+    fn granted(crate_folder: &str, config: &str, limits: Limits, grants: Grants) -> Self {
         let executor = Arc::new(Executor::new().unwrap());
         let binary = Binary::read(&built(crate_folder), FILE_BYTES_MAX).unwrap();
         let wanted = Wanted {
@@ -86,6 +93,7 @@ impl Stand {
             sha256: None,
             config: config.to_owned(),
             limits,
+            grants,
         };
         let plugin = Arc::new(component::load(runtime(), &binary, wanted, &executor).unwrap());
         Self { plugin, executor }
