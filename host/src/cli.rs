@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
 
+mod inspect;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ enum Command {
     Check(Check),
     /// Builds plugin crates and prints where the components are.
     Build(Build),
+    /// Says what a plugin file is, what it would need, and whether this host would run it.
+    Inspect(inspect::Inspect),
 }
 
 #[derive(Args)]
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev(arguments),
         Command::Check(arguments) => check(arguments),
         Command::Build(arguments) => build(arguments),
+        Command::Inspect(arguments) => inspect::inspect(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
