@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
 
 mod admin;
+mod inspect;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ enum Command {
     Check(Check),
     /// Builds plugin crates and prints where the components are.
     Build(Build),
+    /// Says what a plugin file is, what it would need, and whether this host would run it.
+    Inspect(inspect::Inspect),
     /// Shows how a running process is.
     Status(admin::Status),
     /// Lists, pauses and resumes the stages of a running process.
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev(arguments),
         Command::Check(arguments) => check(arguments),
         Command::Build(arguments) => build(arguments),
+        Command::Inspect(arguments) => inspect::inspect(arguments),
         Command::Status(arguments) => admin::status(arguments),
         Command::Stage(command) => admin::stage(command),
         Command::Plugin(command) => admin::plugin(command),

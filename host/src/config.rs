@@ -8,6 +8,7 @@
 
 mod errors;
 mod faults;
+mod grants;
 mod interpolate;
 mod json;
 mod kafka;
@@ -29,8 +30,8 @@ pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
 pub use model::{
-    Admin, Batch, FaultPolicy, Guarantee, Input, Limits, NewTopic, OnFault, Outputs, Pipeline, PluginConfig,
-    PluginSource, PortOutput, Retry, Share, Stage, Start, Swap, Topics,
+    Admin, Batch, FaultPolicy, GrantedFolder, GrantedVariable, Grants, Guarantee, Input, Limits, NewTopic, OnFault,
+    Outputs, Pipeline, PluginConfig, PluginSource, PortOutput, Retry, Share, Stage, Start, Swap, Topics,
 };
 pub use secret::Secret;
 

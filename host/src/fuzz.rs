@@ -12,6 +12,7 @@ use crate::plugin::component::{self, Binary, Wanted};
 use crate::plugin::contract::{
     Action, Document, Emission, Header, HeadersOut, Message, Part, PortKind, Replies, Reply, Span,
 };
+use crate::plugin::grants::Grants;
 use crate::plugin::instance::Executor;
 use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
@@ -35,6 +36,7 @@ pub fn plugin_file(bytes: &[u8]) {
             deadline_record: Duration::from_millis(50),
             ..Limits::patient()
         },
+        grants: Grants::default(),
     };
     // What is said of the file is for people; that something is said is all that counts here.
     let _ = component::load(runtime, &Binary::new(bytes.to_vec()), wanted, &Arc::new(executor));

@@ -110,6 +110,7 @@ pub(crate) struct Metrics {
     instances: Family<OfStage, Counter>,
     instances_live: Family<OfStage, Gauge>,
     guest_cpu_seconds: Family<OfStage, Seconds>,
+    slot_wait_seconds: Family<OfStage, Seconds>,
     limit_hits: Family<OfLimit, Counter>,
     dropped_lines: Family<OfStage, Counter>,
     dropped_plugin_metrics: Family<OfStage, Counter>,
@@ -164,6 +165,11 @@ impl Metrics {
         let instances = family(r, "instances", "Plugin instances made");
         let instances_live = family(r, "instances_live", "Plugin instances that exist now");
         let guest_cpu_seconds = family(r, "guest_cpu_seconds", "CPU time inside calls of the plugin");
+        let slot_wait_seconds = family(
+            r,
+            "slot_wait_seconds",
+            "Time that calls of the plugin waited for a core",
+        );
         let limit_hits = family(r, "limit_hits", "Times that a limit was hit, by its key in `limits`");
         let dropped_lines = family(r, "plugin_log_lines_dropped", "Lines of a plugin beyond the rate");
         let dropped_plugin_metrics = family(
@@ -218,6 +224,7 @@ impl Metrics {
             instances,
             instances_live,
             guest_cpu_seconds,
+            slot_wait_seconds,
             limit_hits,
             dropped_lines,
             dropped_plugin_metrics,

@@ -1,15 +1,19 @@
 //! Runs plugins: the only place that names the WebAssembly runtime.
 //!
 //! `runtime` is the engine and its clock; `component` turns a file into a prepared plugin and says in plain words what does not fit;
-//! `instance` is one running copy, called batch by batch under `limits`; `imports` is all that a plugin can reach. A plugin gets
-//! bytes and gives bytes: what it answers is checked in `reply`, outside of here.
+//! `instance` is one running copy, called batch by batch under `limits` and `bounds`, in one of the machine's `slots`; `imports` is all that a
+//! plugin can reach, and `grants` what a stage adds to it; `inspect` looks at any file. A plugin gets bytes and gives bytes: what it answers is
+//! checked in `reply`, outside of here.
 
 pub(crate) mod bounds;
 pub(crate) mod component;
+pub(crate) mod grants;
 pub(crate) mod imports;
+pub(crate) mod inspect;
 pub(crate) mod instance;
 pub(crate) mod limits;
 pub(crate) mod runtime;
+pub(crate) mod slots;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,6 +31,6 @@ pub(crate) mod contract {
     #[cfg(any(test, feature = "fuzz"))]
     pub(crate) use self::wasmill::plugin::types::{Action, Document};
     pub(crate) use self::wasmill::plugin::types::{
-        Emission, Entry, Header, HeadersOut, Message, Part, Parts, PortKind, Reply, Span,
+        Emission, Entry, Header, HeadersOut, Message, Part, Parts, Port, PortKind, Reply, Span,
     };
 }

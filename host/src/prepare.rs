@@ -20,6 +20,7 @@ use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 use crate::plugin::component::{self, Binary, Plugin, Wanted};
 use crate::plugin::contract::PortKind;
+use crate::plugin::grants::Grants;
 use crate::plugin::instance::{Executor, Instance};
 use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
@@ -138,6 +139,7 @@ impl Place {
             sha256,
             config: self.stage.config.value.to_string(),
             limits: Limits::new(&self.stage.limits, self.wall_max),
+            grants: Grants::new(&self.stage.grants),
         }
     }
 }

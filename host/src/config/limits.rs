@@ -43,39 +43,34 @@ const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// Reads `limits`, which may be missing altogether.
 pub(super) fn read(field: Option<Field<'_>>, stage_at: Location) -> Option<Limits> {
     let section = optional(field, &LIMITS)?;
-    let bytes = |key: &str, default: u64, range: RangeInclusive<u64>| {
-        or(get(&section, key), At::new(default, stage_at), |field| {
-            size(field, range)
-        })
+    let usual = Limits::usual(stage_at);
+    let bytes = |key: &str, default: At<u64>, range: RangeInclusive<u64>| {
+        or(get(&section, key), default, |field| size(field, range))
     };
-    let count = |key: &str, default: u32, range: RangeInclusive<u32>| {
-        or(get(&section, key), At::new(default, stage_at), |field| {
-            integer(field, range)
-        })
+    let count = |key: &str, default: At<u32>, range: RangeInclusive<u32>| {
+        or(get(&section, key), default, |field| integer(field, range))
     };
-    let memory_bytes = bytes("memory", 128 * MIB, MIB..=4 * GIB);
-    let stack_bytes = bytes("stack", 512 * KIB, 64 * KIB..=16 * MIB);
-    let table_elements = count("table-elements", 100_000, 100..=10_000_000);
-    let instances = count("instances", 100, 1..=1_000);
-    let file_bytes = bytes("file", 64 * MIB, KIB..=GIB);
-    let answer_bytes = bytes("answer-bytes", 64 * MIB, KIB..=GIB);
-    let answer_emissions = count("answer-emissions", 1_000_000, 1..=10_000_000);
-    let answer_headers = count("answer-headers", 1_000_000, 1..=10_000_000);
-    let header_bytes = bytes("header-bytes", 64 * KIB, 64..=16 * MIB);
-    let log_line_bytes = bytes("log-line", KIB, 64..=64 * KIB);
-    let log_lines_per_second = count("log-rate", 100, 1..=100_000);
-    let metric_names = count("metric-names", 100, 1..=10_000);
-    let deadline = or(
-        get(&section, "deadline"),
-        At::new(Duration::from_secs(1), stage_at),
-        |field| duration(field, DEADLINE_MIN..=DEADLINE_MAX),
-    );
+    let memory_bytes = bytes("memory", usual.memory_bytes, MIB..=4 * GIB);
+    let stack_bytes = bytes("stack", usual.stack_bytes, 64 * KIB..=16 * MIB);
+    let table_elements = count("table-elements", usual.table_elements, 100..=10_000_000);
+    let instances = count("instances", usual.instances, 1..=1_000);
+    let file_bytes = bytes("file", usual.file_bytes, KIB..=GIB);
+    let answer_bytes = bytes("answer-bytes", usual.answer_bytes, KIB..=GIB);
+    let answer_emissions = count("answer-emissions", usual.answer_emissions, 1..=10_000_000);
+    let answer_headers = count("answer-headers", usual.answer_headers, 1..=10_000_000);
+    let header_bytes = bytes("header-bytes", usual.header_bytes, 64..=16 * MIB);
+    let log_line_bytes = bytes("log-line", usual.log_line_bytes, 64..=64 * KIB);
+    let log_lines_per_second = count("log-rate", usual.log_lines_per_second, 1..=100_000);
+    let metric_names = count("metric-names", usual.metric_names, 1..=10_000);
+    let deadline = or(get(&section, "deadline"), usual.deadline, |field| {
+        duration(field, DEADLINE_MIN..=DEADLINE_MAX)
+    });
     let deadline_record = match get(&section, "deadline-record") {
         Some(field) => {
             let deadline_record = duration(&field, DEADLINE_MIN..=DEADLINE_MAX);
             deadline_record.and_then(|record| within(&field, record, deadline))
         }
-        None => deadline.map(|deadline| At::new(deadline.value.min(Duration::from_millis(250)), stage_at)),
+        None => deadline.map(|deadline| At::new(deadline.value.min(usual.deadline_record.value), stage_at)),
     };
     Some(Limits {
         memory_bytes: memory_bytes?,
@@ -93,6 +88,31 @@ pub(super) fn read(field: Option<Field<'_>>, stage_at: Location) -> Option<Limit
         log_lines_per_second: log_lines_per_second?,
         metric_names: metric_names?,
     })
+}
+
+impl Limits {
+    /// As a stage has them that says nothing of limits.
+    pub(crate) fn usual(stage_at: Location) -> Self {
+        let bytes = |bytes: u64| At::new(bytes, stage_at);
+        let count = |count: u32| At::new(count, stage_at);
+        let time = |milliseconds: u64| At::new(Duration::from_millis(milliseconds), stage_at);
+        Self {
+            memory_bytes: bytes(128 * MIB),
+            deadline: time(1_000),
+            deadline_record: time(250),
+            stack_bytes: bytes(512 * KIB),
+            table_elements: count(100_000),
+            instances: count(100),
+            file_bytes: bytes(64 * MIB),
+            answer_bytes: bytes(64 * MIB),
+            answer_emissions: count(1_000_000),
+            answer_headers: count(1_000_000),
+            header_bytes: bytes(64 * KIB),
+            log_line_bytes: bytes(KIB),
+            log_lines_per_second: count(100),
+            metric_names: count(100),
+        }
+    }
 }
 
 /// A single record cannot have more time than its whole batch.

@@ -58,17 +58,32 @@ impl Pipeline {
         self.stages.iter().find(|stage| stage.name.value == name)
     }
 
-    /// Looks for the plugin files and folders of all stages; loading alone does not, so that a
-    /// pipeline can be read where its plugins are not.
+    /// Looks for the plugin files and folders of all stages, and for the folders that they are granted;
+    /// loading alone does not, so that a pipeline can be read where its plugins are not.
     ///
     /// # Errors
-    /// One mistake for each plugin that is not there or is something else than the file says.
+    /// One mistake for each plugin or folder that is not there or is something else than the file says.
     pub fn check_files(&self) -> Result<(), ConfigErrors> {
         let mistake = |stage: &Stage| {
             let mistake = stage.plugin.value.mistake()?;
             Some(stage.error(stage.plugin.at, format!("`plugin`: {mistake}")))
         };
-        self.report(self.stages.iter().filter_map(mistake).collect())
+        let plugins = self.stages.iter().filter_map(mistake);
+        let folders = self.stages.iter().flat_map(|stage| {
+            let missing = stage
+                .grants
+                .files
+                .iter()
+                .filter(|granted| !granted.folder.value.is_dir());
+            missing.map(|granted| {
+                let (path, folder) = (&granted.guest_path.value, granted.folder.value.display());
+                stage.error(
+                    granted.folder.at,
+                    format!("`grants.files.{path}`: there is no folder {folder}"),
+                )
+            })
+        });
+        self.report(plugins.chain(folders).collect())
     }
 }
 
@@ -159,6 +174,8 @@ pub struct Stage {
     pub batch: Batch,
     /// What one instance of the plugin may use.
     pub limits: Limits,
+    /// What the plugin is given beyond the base set; nothing by default.
+    pub grants: Grants,
     /// How its plugin changes while it runs.
     pub swap: Swap,
     /// Whether each output says in headers which version of the plugin made it; no by default.
@@ -398,6 +415,33 @@ pub struct Batch {
     pub bytes: At<u64>,
     /// The age of the oldest record: at most 1 s, 5 ms by default.
     pub wait: At<Duration>,
+}
+
+/// What a plugin is given beyond the base set of WASI, which is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Grants {
+    /// Environment variables, in the order of the file.
+    pub env: Vec<GrantedVariable>,
+    /// Folders that it may read, in the order of the file.
+    pub files: Vec<GrantedFolder>,
+}
+
+/// An environment variable that a plugin sees.
+#[derive(Clone, Debug)]
+pub struct GrantedVariable {
+    /// Its name.
+    pub name: At<String>,
+    /// Its value, which is never printed.
+    pub value: At<Secret>,
+}
+
+/// A folder that a plugin may read, with everything in it.
+#[derive(Clone, Debug)]
+pub struct GrantedFolder {
+    /// Where the plugin finds it: an absolute path without `.` and `..`.
+    pub guest_path: At<String>,
+    /// The folder, joined to the pipeline file's own.
+    pub folder: At<PathBuf>,
 }
 
 /// What one instance of a plugin may use.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::errors::{At, Location, quoted};
+use super::grants;
 use super::limits;
 use super::model::{Batch, Guarantee, Input, Outputs, PluginConfig, PluginSource, PortOutput, Stage, Start};
 use super::section::{Field, Keys, Section, not_there_yet};
@@ -27,18 +28,11 @@ const STAGE: Keys = Keys {
         "commit-interval",
         "batch",
         "limits",
+        "grants",
         "swap",
         "stamp",
     ],
-    later: &[
-        "plugins",
-        "group-by",
-        "event-time",
-        "window",
-        "grants",
-        "deterministic",
-        "ttl",
-    ],
+    later: &["plugins", "group-by", "event-time", "window", "deterministic", "ttl"],
 };
 const PLUGIN: Keys = Keys {
     allowed: &["file", "sha256"],
@@ -90,6 +84,7 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
         |field| duration(field, Duration::from_millis(10)..=Duration::from_secs(10)),
     );
     let batch = batch(section.get("batch"), name.at);
+    let grants = grants::read(section.get("grants"));
     let limits = limits::read(section.get("limits"), name.at);
     Some(Stage {
         name: At::new(name.value.to_owned(), name.at),
@@ -104,6 +99,7 @@ pub(super) fn read(name: At<&str>, field: Field<'_>, app: Option<&str>) -> Optio
         commit_interval: commit_interval?,
         batch: batch?,
         limits: limits?,
+        grants: grants?,
         swap: swap?,
         stamp: stamp?,
     })

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -30,6 +31,7 @@ pub(crate) struct PluginMetrics {
     dropped_lines: Counter,
     pub(crate) instances_live: Gauge,
     pub(crate) cpu_seconds: Seconds,
+    pub(crate) slot_wait_seconds: Seconds,
     limit_hits: [Counter; Limit::ALL.len()],
     names_max: usize,
     names: Mutex<HashMap<String, Own>>,
@@ -47,11 +49,20 @@ impl PluginMetrics {
             dropped_lines: Counter::default(),
             instances_live: Gauge::default(),
             cpu_seconds: Seconds::default(),
+            slot_wait_seconds: Seconds::default(),
             limit_hits: Limit::ALL.map(|_| Counter::default()),
             names_max: 0,
             names: Mutex::default(),
             all: None,
         })
+    }
+
+    /// A call of the guest is over that used so much CPU time and waited so long for its slot.
+    pub(crate) fn called(&self, cpu: Duration, waited: Duration) {
+        self.cpu_seconds.inc_by(cpu.as_secs_f64());
+        if !waited.is_zero() {
+            self.slot_wait_seconds.inc_by(waited.as_secs_f64());
+        }
     }
 
     /// A limit was hit, if one is named.
@@ -164,6 +175,7 @@ impl StageMetrics {
             dropped_lines: self.all.dropped_lines.get_or_create_owned(&of_stage),
             instances_live: self.all.instances_live.get_or_create_owned(&of_stage),
             cpu_seconds: self.all.guest_cpu_seconds.get_or_create_owned(&of_stage),
+            slot_wait_seconds: self.all.slot_wait_seconds.get_or_create_owned(&of_stage),
             limit_hits: Limit::ALL.map(hits),
             names_max,
             names: Mutex::default(),

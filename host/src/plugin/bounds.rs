@@ -29,9 +29,9 @@ pub(crate) enum Passed {
 
 impl Deadline {
     /// Begins a call on a thread that has used this much CPU time.
-    pub(crate) fn start(&mut self, time: CallTime, cpu_now: Duration) {
+    pub(crate) fn start(&mut self, time: CallTime, cpu_now: Duration, now: Instant) {
         self.cpu_until = Some(cpu_now + time.deadline);
-        self.wall_until = Some(Instant::now() + time.wall);
+        self.wall_until = Some(now + time.wall);
         self.passed = None;
     }
 

@@ -14,10 +14,12 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, ComponentExportIndex};
 
 use super::contract::{Description, PortKind, ProcessorPre};
+use super::grants::Grants;
 use super::imports::{Guest, LineRate};
 use super::instance::{Executor, Instance};
 use super::limits::{Limit, Limits};
 use super::runtime::{Machine, Runtime};
+use super::slots::Share;
 use crate::metrics::{PluginMetrics, StageMetrics};
 
 /// As the contract says.
@@ -29,13 +31,13 @@ const VERSION_BYTES_MAX: usize = 256;
 /// Schemas that people write have some kilobytes.
 const SCHEMA_BYTES_MAX: usize = 1024 * 1024;
 /// The interface that this host calls.
-const PROCESS: &str = "wasmill:plugin/process";
+pub(super) const PROCESS: &str = "wasmill:plugin/process";
 /// The optional proof of a plugin that it works.
 const SELF_TEST: &str = "wasmill:plugin/self-test";
 /// Versions of the contract that this host speaks: this minor version.
 const CONTRACT_VERSION: &str = "0.1.";
 /// What a component may import without a grant, by interface name without version.
-const GIVEN: [&str; 21] = [
+pub(super) const GIVEN: [&str; 21] = [
     "wasmill:plugin/types",
     "wasmill:plugin/log",
     "wasmill:plugin/metrics",
@@ -72,6 +74,9 @@ pub(crate) struct Plugin {
     /// The stage's `config:` as a JSON object.
     pub(crate) config: String,
     pub(crate) limits: Limits,
+    pub(crate) grants: Grants,
+    /// What its stage has of the machine's slots.
+    pub(crate) share: Share,
     /// Shared by all instances.
     pub(crate) line_rate: Arc<LineRate>,
 }
@@ -151,6 +156,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) config: String,
     pub(crate) limits: Limits,
+    pub(crate) grants: Grants,
 }
 
 /// Loads, checks, compiles and describes a plugin. It is not configured yet.
@@ -196,6 +202,8 @@ pub(crate) fn load(runtime: &Runtime, binary: &Binary, wanted: Wanted<'_>, execu
         stage: wanted.stage.to_owned(),
         config: wanted.config,
         limits: wanted.limits,
+        grants: wanted.grants,
+        share: runtime.slots.share(wanted.stage),
         line_rate: Arc::default(),
     });
     let described = Instance::bare(Arc::clone(&plugin), Arc::clone(executor), PluginMetrics::unheard())
@@ -228,6 +236,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The name of an interface.
+pub(super) fn without_version(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(name, _)| name)
+}
+
+/// Whether an import is within the base set.
+pub(super) fn is_given(import: &str) -> bool {
+    let name = without_version(import);
+    let is = |given: &&str| name == *given || (given.ends_with('/') && name.starts_with(given));
+    GIVEN.iter().any(is)
+}
+
 fn check_imports(machine: &Machine, component: &Component) -> Result<()> {
     let kind = component.component_type();
     for (import, _) in kind.imports(&machine.engine) {
@@ -237,9 +257,7 @@ fn check_imports(machine: &Machine, component: &Component) -> Result<()> {
                 "the plugin imports `{import}`; this host gives wasmill:plugin {CONTRACT_VERSION}x, so the plugin needs another host or another SDK"
             );
         }
-        let given = GIVEN
-            .iter()
-            .any(|given| name == *given || (given.ends_with('/') && name.starts_with(given)));
+        let given = is_given(import);
         if !given && name.starts_with("wasmill:plugin/") {
             bail!(
                 "the plugin imports `{import}`, which is not there yet in this version of wasmill; run it with a newer one, or build the plugin without it"

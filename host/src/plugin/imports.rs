@@ -3,7 +3,8 @@
 //! A guest's data holds its limits and what it said during the current call. Standard output and standard error, the `log`
 //! interface and panics all end in `Said`, which bounds them: a flood costs the plugin its own lines and nobody anything else. The
 //! rate is that of the plugin, because one that traps at every record has a fresh instance each time.
-//! No file, environment variable, argument, socket or input is reachable; clocks and random numbers are real.
+//! No argument, socket or input is reachable, and no file or environment variable but what the stage grants; clocks and random numbers are
+//! real.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bounds::{Deadline, Room};
 use super::contract::wasmill::plugin::{log, metrics, types};
+use super::grants::Grants;
 use super::limits::{Limit, Limits};
 use crate::metrics::PluginMetrics;
 
@@ -37,26 +39,34 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(stage: &str, limits: &Limits, line_rate: Arc<LineRate>, metrics: Arc<PluginMetrics>) -> Self {
+    /// # Errors
+    /// When a folder that is granted cannot be opened.
+    pub(crate) fn new(
+        stage: &str,
+        limits: &Limits,
+        grants: &Grants,
+        line_rate: Arc<LineRate>,
+        metrics: Arc<PluginMetrics>,
+    ) -> anyhow::Result<Self> {
         let said = Said::new(stage, limits, line_rate, Arc::clone(&metrics));
         let said = Arc::new(Mutex::new(said));
         let output = |stream| GuestOutput {
             stream,
             said: Arc::clone(&said),
         };
-        let wasi = WasiCtx::builder()
-            .stdout(output(Stream::Output))
-            .stderr(output(Stream::Error))
-            .build();
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(output(Stream::Output)).stderr(output(Stream::Error));
+        grants.give(&mut wasi)?;
+        let wasi = wasi.build();
         metrics.instances_live.inc();
-        Self {
+        Ok(Self {
             wasi,
             resources: ResourceTable::new(),
             said,
             metrics,
             room: Room::new(limits),
             deadline: Deadline::default(),
-        }
+        })
     }
 
     /// Forgets what happened before; called at the start of a call.

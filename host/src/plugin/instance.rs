@@ -17,6 +17,7 @@ use super::component::Plugin;
 use super::contract::{Batch, Description, Processor, Replies};
 use super::imports::{Guest, cut};
 use super::limits::{CallTime, Limit};
+use super::slots::Seat;
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 
@@ -36,23 +37,29 @@ impl Executor {
         Ok(Self { runtime })
     }
 
-    /// Runs a guest call; none when it waited inside the host for longer than `budget`, all its waits together.
+    /// Runs a guest call that began now; none when it waited inside the host for longer than its deadline, all its waits together.
     ///
-    /// Only the time in which the call is pending counts. A call that never waits sets no timer.
-    pub(super) fn run<T>(&self, budget: Duration, call: impl Future<Output = T>) -> Option<T> {
+    /// Only the time in which the call is pending counts. A call that never waits sets no timer. It holds a slot while it is not pending.
+    fn run<T>(&self, time: CallTime, now: Began, seat: &Seat, call: impl Future<Output = T>) -> Option<T> {
         self.runtime.block_on(async {
             let mut call = pin!(call);
-            let mut left = budget;
+            let mut left = time.deadline;
+            let mut cpu_now = Some(now.cpu);
             let mut waiting: Option<(Instant, Pin<Box<tokio::time::Sleep>>)> = None;
             std::future::poll_fn(|context| {
                 if let Some((since, _)) = waiting.take() {
                     left = left.saturating_sub(since.elapsed());
                 }
-                if let Poll::Ready(done) = call.as_mut().poll(context) {
+                let slot = seat.sit(cpu_now.take().unwrap_or_else(thread_cpu_time));
+                let polled = call.as_mut().poll(context);
+                drop(slot);
+                if let Poll::Ready(done) = polled {
                     return Poll::Ready(Some(done));
                 }
-                let mut over = Box::pin(tokio::time::sleep(left));
-                if left.is_zero() || over.as_mut().poll(context).is_ready() {
+                let by_the_clock = now.clock.elapsed().saturating_sub(seat.waited());
+                let wait = left.min(time.wall.saturating_sub(by_the_clock));
+                let mut over = Box::pin(tokio::time::sleep(wait));
+                if wait.is_zero() || over.as_mut().poll(context).is_ready() {
                     return Poll::Ready(None);
                 }
                 waiting = Some((Instant::now(), over));
@@ -63,6 +70,13 @@ impl Executor {
     }
 }
 
+/// When a call began.
+#[derive(Clone, Copy)]
+struct Began {
+    cpu: Duration,
+    clock: Instant,
+}
+
 /// A copy of a plugin, configured and ready for batches.
 pub(crate) struct Instance {
     store: Store<Guest>,
@@ -71,6 +85,7 @@ pub(crate) struct Instance {
     exports: wasmtime::component::Instance,
     executor: Arc<Executor>,
     plugin: Arc<Plugin>,
+    seat: Arc<Seat>,
 }
 
 impl Instance {
@@ -101,18 +116,23 @@ impl Instance {
     ) -> Result<Self, Fault> {
         let limits = &plugin.limits;
         let line_rate = Arc::clone(&plugin.line_rate);
-        let guest = Guest::new(&plugin.stage, limits, line_rate, metrics);
+        let guest = Guest::new(&plugin.stage, limits, &plugin.grants, line_rate, metrics)
+            .map_err(|error| Fault::new(Kind::Trap, format!("{error:#}")))?;
         let mut store = Store::new(plugin.prepared.engine(), guest);
         store.limiter(|guest| &mut guest.room);
         store.set_hostcall_fuel(limits.answer.transfer_bytes(0));
-        store.epoch_deadline_callback(|mut context| {
-            if context.data_mut().deadline.check(thread_cpu_time(), Duration::ZERO) {
+        let seat = Seat::new(plugin.share.clone());
+        let looking = Arc::clone(&seat);
+        store.epoch_deadline_callback(move |mut context| {
+            let cpu_now = thread_cpu_time();
+            looking.look(cpu_now);
+            if context.data_mut().deadline.check(cpu_now, looking.waited()) {
                 Ok(UpdateDeadline::Interrupt)
             } else {
                 Ok(UpdateDeadline::Continue(1))
             }
         });
-        let (bindings, exports) = bounded(&mut store, &executor, limits.of_batch(), async |store| {
+        let (bindings, exports) = bounded(&mut store, &executor, &seat, limits.of_batch(), async |store| {
             let exports = plugin.prepared.instance_pre().instantiate_async(&mut *store).await?;
             Ok((Processor::new(&mut *store, &exports)?, exports))
         })?;
@@ -122,6 +142,7 @@ impl Instance {
             exports,
             executor,
             plugin,
+            seat,
         })
     }
 
@@ -186,9 +207,10 @@ impl Instance {
             store,
             bindings,
             executor,
+            seat,
             ..
         } = self;
-        bounded(store, executor, time, async |store| call(store, bindings).await)
+        bounded(store, executor, seat, time, async |store| call(store, bindings).await)
     }
 }
 
@@ -196,19 +218,25 @@ impl Instance {
 fn bounded<T>(
     store: &mut Store<Guest>,
     executor: &Executor,
+    seat: &Seat,
     time: CallTime,
     call: impl AsyncFnOnce(&mut Store<Guest>) -> wasmtime::Result<T>,
 ) -> Result<T, Fault> {
-    let began = thread_cpu_time();
+    let began = Began {
+        cpu: thread_cpu_time(),
+        clock: Instant::now(),
+    };
+    seat.forget();
     let guest = store.data_mut();
     guest.listen();
-    guest.deadline.start(time, began);
+    guest.deadline.start(time, began.cpu, began.clock);
     store.set_epoch_deadline(1);
-    let done = executor.run(time.deadline, call(store));
+    let done = executor.run(time, began, seat, call(store));
     let guest = store.data();
     guest.finish_lines();
-    let used = thread_cpu_time().saturating_sub(began);
-    guest.metrics.cpu_seconds.inc_by(used.as_secs_f64());
+    guest
+        .metrics
+        .called(seat.charged().saturating_sub(began.cpu), seat.waited());
     let fault = match done {
         Some(Ok(value)) => return Ok(value),
         Some(Err(error)) => fault_of(&error, guest, time),

@@ -15,6 +15,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, WasmBacktraceDetails};
 
 use super::imports::{self, Guest};
+use super::slots::Slots;
 
 /// How often running guests are looked at; a deadline is kept to within this.
 const TICK: Duration = Duration::from_millis(10);
@@ -34,6 +35,8 @@ struct Machines(Mutex<BTreeMap<usize, Arc<Machine>>>);
 /// What runs the plugins of a process.
 pub(crate) struct Runtime {
     machines: Arc<Machines>,
+    /// As many as the process has cores.
+    pub(crate) slots: Arc<Slots>,
     cache: Option<Cache>,
     stopping: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
@@ -77,8 +80,13 @@ impl Runtime {
                 }
             })
             .context("start the epoch thread")?;
+        let slots = Slots::new(std::thread::available_parallelism().map_or(1, usize::from), {
+            let machines = Arc::clone(&machines);
+            move || machines.tick()
+        });
         Ok(Self {
             machines,
+            slots,
             cache,
             stopping,
             ticker: Some(ticker),

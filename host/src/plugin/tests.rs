@@ -1,17 +1,19 @@
 //! Real guests under the real runtime: what a plugin may do, what it may not, and what is said of it then.
 //!
-//! `limits` has each limit twice, obeyed and broken; `sandbox` is what a guest finds around it and what is kept of what it says;
-//! `answers` is that neither the cut of a batch nor the age of an instance can be seen in the replies; `loading` is what is said of
-//! files that are no plugins, `damaged` what becomes of plugin files with wrong bytes in them; `evil` has components that are made to do harm;
-//! `golden` is a component of the first contract.
+//! `limits` has each limit twice, obeyed and broken; `sandbox` is what a guest finds around it and what is kept of what it says, `grants`
+//! what a stage adds to that; `slots` is how stages share the cores; `answers` is that neither the cut of a batch nor the age of an instance
+//! can be seen in the replies; `loading` is what is said of files that are no plugins, `damaged` what becomes of plugin files with wrong bytes
+//! in them; `evil` has components that are made to do harm; `golden` is a component of the first contract.
 
 mod answers;
 mod damaged;
 mod evil;
 mod golden;
+mod grants;
 mod limits;
 mod loading;
 mod sandbox;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::component::{self, Binary, Plugin, Wanted};
 use super::contract::{Batch, Emission, Entry, Header, HeadersOut, Message, Part, Span};
+use super::grants::Grants;
 use super::instance::{Executor, Instance};
 use super::limits::Limits;
 use super::runtime::Runtime;
@@ -65,17 +68,32 @@ struct Stand {
 
 impl Stand {
     fn new(crate_folder: &str, config: &str, limits: Limits) -> Self {
+        Self::granted(crate_folder, config, limits, Grants::default())
+    }
+
+    fn granted(crate_folder: &str, config: &str, limits: Limits, grants: Grants) -> Self {
         let binary = Binary::read(&built(crate_folder), FILE_BYTES_MAX).unwrap();
-        Self::load(runtime(), &binary, config, limits).unwrap()
+        Self::load_with(runtime(), &binary, config, limits, grants).unwrap()
     }
 
     fn load(runtime: &Runtime, binary: &Binary, config: &str, limits: Limits) -> anyhow::Result<Self> {
+        Self::load_with(runtime, binary, config, limits, Grants::default())
+    }
+
+    fn load_with(
+        runtime: &Runtime,
+        binary: &Binary,
+        config: &str,
+        limits: Limits,
+        grants: Grants,
+    ) -> anyhow::Result<Self> {
         let executor = Arc::new(Executor::new().unwrap());
         let wanted = Wanted {
             stage: "under-test",
             sha256: None,
             config: config.to_owned(),
             limits,
+            grants,
         };
         let plugin = Arc::new(component::load(runtime, binary, wanted, &executor)?);
         Ok(Self { plugin, executor })

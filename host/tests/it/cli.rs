@@ -1,5 +1,6 @@
-//! The commands `check`, `build` and `run` and what they say to mistakes; `dev` has a file of its own.
+//! The commands `check`, `build`, `inspect` and `run` and what they say to mistakes; `dev` has a file of its own.
 
+mod inspect;
 mod mistakes;
 mod usage;
 

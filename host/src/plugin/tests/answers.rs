@@ -1,7 +1,7 @@
 //! Neither where a batch is cut nor how old an instance is can be seen in what comes out.
 
 use std::cell::RefCell;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use super::{MEMORY, Stand, patient, records};
 use crate::fault::{Fault, Kind};
 use crate::fixture::Fixture;
+use crate::metrics::Metrics;
+use crate::plugin::limits::Limits;
 
 /// Observations that `filter-station` and `detect-freeze` tell apart.
 const OBSERVATIONS: [&str; 5] = [
@@ -124,7 +126,7 @@ fn the_records_above_get_answers_of_every_kind() {
 
 /// What a real instance that has faulted answers to an ordinary record.
 fn after(poison: &[&str]) -> (Fault, Fault) {
-    let stand = Stand::misbehave(crate::plugin::limits::Limits {
+    let stand = Stand::misbehave(Limits {
         deadline_record: Duration::from_millis(60),
         memory_bytes: 16 * 1024 * 1024,
         ..patient()
@@ -173,18 +175,34 @@ fn sizes() -> (usize, usize) {
 fn a_storm_of_faults_leaves_nothing_behind() {
     const GIB: usize = 1024 * 1024 * 1024;
     let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
-    let stand = Stand::misbehave(patient());
+    let stand = Stand::misbehave(Limits {
+        memory_bytes: 8 * 1024 * 1024,
+        ..patient()
+    });
+    let metrics = Metrics::new();
+    let counted = stand.plugin.metrics(&metrics.stage("under-test"));
+    let poisons = [
+        ("panic", Kind::Trap),
+        ("exit", Kind::Trap),
+        ("recurse", Kind::Trap),
+        ("span", Kind::Malformed),
+        ("memory", Kind::Memory),
+    ];
     let storm = |faults: usize| {
         for fault in 0..faults {
-            let poison = ["panic", "exit", "recurse", "span"][fault % 4];
-            stand.answers(&["ok", poison]).unwrap_err();
+            let (poison, kind) = poisons[fault % poisons.len()];
+            let mut instance = stand.try_instance(Arc::clone(&counted)).unwrap();
+            let fault = stand.ask(&mut instance, &records(&["ok", poison])).unwrap_err();
+            assert_eq!(fault.kind, kind, "{poison}");
         }
     };
     storm(100);
     let before = sizes();
-    storm(1_000);
+    storm(3_000);
     let after = sizes();
-    // Each instance reserves 4 GiB of addresses, so even one leak in ten would be 400 GiB.
+    assert_eq!(counted.instances_live.get(), 0);
+    // Each instance reserves 4 GiB of addresses, so even one leak in a hundred would be 120 GiB. Memory in use may grow by 64 MiB: 22 KiB a fault
+    // would be more than that.
     assert!(after.0 < before.0 + 100 * GIB, "{before:?} {after:?}");
     assert!(after.1 < before.1 + GIB / 16, "{before:?} {after:?}");
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{patient, runtime};
 use crate::plugin::component::{self, Binary, Wanted};
+use crate::plugin::grants::Grants;
 use crate::plugin::instance::Executor;
 
 const PREAMBLE: [u8; 8] = *b"\0asm\x0d\0\x01\0";
@@ -49,6 +50,7 @@ fn said_of_file(file: &std::path::Path, sha256: Option<[u8; 32]>) -> String {
         sha256,
         config: "{}".to_owned(),
         limits: patient(),
+        grants: Grants::default(),
     };
     let executor = Arc::new(Executor::new().unwrap());
     let loaded = Binary::read(file, super::FILE_BYTES_MAX)

@@ -10,6 +10,7 @@ use super::super::contract::wasmill::plugin::log::{self, Host as _};
 use super::super::imports::Guest;
 use super::{Stand, patient, records};
 use crate::metrics::{Metrics, PluginMetrics};
+use crate::plugin::grants::Grants;
 use crate::plugin::limits::Limits;
 
 /// Log lines of this thread.
@@ -93,7 +94,14 @@ fn a_plugin_that_traps_has_no_fresh_allowance_of_lines() {
 
 #[test]
 fn a_line_that_is_written_in_pieces_is_one_line() {
-    let guest = Guest::new("under-test", &patient(), Arc::default(), PluginMetrics::unheard());
+    let guest = Guest::new(
+        "under-test",
+        &patient(),
+        &Grants::default(),
+        Arc::default(),
+        PluginMetrics::unheard(),
+    )
+    .unwrap();
     let [mut out, mut error] = guest.outputs();
     let lines = logged(|| {
         error.write("value ".into()).unwrap();
@@ -119,7 +127,14 @@ fn a_line_that_is_written_in_pieces_is_one_line() {
 
 #[test]
 fn a_long_line_is_cut_between_characters() {
-    let mut guest = Guest::new("under-test", &patient(), Arc::default(), PluginMetrics::unheard());
+    let mut guest = Guest::new(
+        "under-test",
+        &patient(),
+        &Grants::default(),
+        Arc::default(),
+        PluginMetrics::unheard(),
+    )
+    .unwrap();
     let lines = logged(|| {
         let field = ("name".to_owned(), "v".repeat(2_000));
         guest.write(log::Level::Warn, "\u{e4}".repeat(600) + "end", vec![field]);
@@ -143,7 +158,7 @@ fn the_length_of_a_line_and_the_rate_are_the_stage_s_own() {
     };
     let metrics = Metrics::new();
     let counted = metrics.stage("under-test").plugin("misbehave", 0);
-    let mut guest = Guest::new("under-test", &limits, Arc::default(), counted);
+    let mut guest = Guest::new("under-test", &limits, &Grants::default(), Arc::default(), counted).unwrap();
     let hits = |limit: &str, hits: u32| {
         let line = format!(r#"wasmill_limit_hits_total{{stage="under-test",limit="{limit}"}} {hits}"#);
         assert!(metrics.text().contains(&line), "{line}");
@@ -164,7 +179,14 @@ fn the_length_of_a_line_and_the_rate_are_the_stage_s_own() {
 
 #[test]
 fn a_panic_of_any_length_is_kept_in_part() {
-    let mut guest = Guest::new("under-test", &patient(), Arc::default(), PluginMetrics::unheard());
+    let mut guest = Guest::new(
+        "under-test",
+        &patient(),
+        &Grants::default(),
+        Arc::default(),
+        PluginMetrics::unheard(),
+    )
+    .unwrap();
     guest.panicked("\u{e4}".repeat(5_000), "src/lib.rs:1:2".to_owned());
     assert_eq!(guest.last_words().unwrap(), "\u{e4}".repeat(2_048));
     guest.panicked("why".to_owned(), String::new());

@@ -12,6 +12,7 @@ fn help_tells_what_there_is() {
         &["dev", "--help"],
         &["check", "--help"],
         &["build", "--help"],
+        &["inspect", "--help"],
     ] {
         let Ran { stdout, stderr, .. } = place.run(arguments).exits(0);
         assert_eq!(stderr, "");

@@ -218,6 +218,41 @@ fn every_limit_can_be_set() {
 }
 
 #[test]
+fn grants_are_nothing_if_nothing_is_said() {
+    let grants = stage("").grants;
+    assert!(grants.env.is_empty() && grants.files.is_empty());
+}
+
+#[test]
+fn granted_values_can_stand_elsewhere_and_are_not_shown() {
+    let lines = "    grants:
+      env: {CITY: Nuuk, NUMBER: 7, NOTHING: '', PASSWORD: {env: PASSWORD}}
+      files: {/data: ./data, /: /srv/shared}
+";
+    let grants = stage(lines).grants;
+    let env: Vec<_> = grants
+        .env
+        .iter()
+        .map(|variable| (variable.name.as_str(), variable.value.expose()))
+        .collect();
+    let expected = [
+        ("CITY", "Nuuk"),
+        ("NUMBER", "7"),
+        ("NOTHING", ""),
+        ("PASSWORD", "hunter2"),
+    ];
+    assert_eq!(env, expected);
+    let files: Vec<_> = grants
+        .files
+        .iter()
+        .map(|granted| (granted.guest_path.as_str(), granted.folder.to_str().unwrap()))
+        .collect();
+    assert_eq!(files, [("/data", "pipelines/./data"), ("/", "/srv/shared")]);
+    let shown = format!("{grants:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains("Nuuk"), "{shown}");
+}
+
+#[test]
 fn a_short_deadline_bounds_the_default_for_one_record() {
     assert_eq!(
         stage("    limits: {deadline: 100ms}\n").limits.deadline_record.value,
@@ -253,6 +288,9 @@ fn plugin_files_are_looked_for_in_a_step_of_its_own() {
         .concat();
     let file = folder.path().join("pipeline.yaml");
     std::fs::write(folder.path().join("here.txt"), "").unwrap();
+    let text = format!(
+        "{text}  granted: {{plugin: here.wasm, input: a, output: b, grants: {{files: {{/a: crate, /b: no-data}}}}}}\n"
+    );
     std::fs::write(&file, format!("app: noaa\nstages:\n{text}")).unwrap();
 
     let pipeline = config::load(&file, &|_| None, Broker::Embedded).unwrap();
@@ -263,6 +301,7 @@ fn plugin_files_are_looked_for_in_a_step_of_its_own() {
     FOLDER/pipeline.yaml:6:19: stage `empty`: `plugin`: folder FOLDER/empty holds no Cargo.toml, so it is no plugin crate
     FOLDER/pipeline.yaml:7:18: stage `gone`: `plugin`: there is no folder FOLDER/gone
     FOLDER/pipeline.yaml:8:22: stage `here-txt`: `plugin`: FOLDER/here.txt is neither a folder nor named .wasm; write {file: PATH} if it is a component
+    FOLDER/pipeline.yaml:9:85: stage `granted`: `grants.files./b`: there is no folder FOLDER/no-data
     ");
 }
 

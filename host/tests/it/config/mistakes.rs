@@ -254,6 +254,15 @@ const STAGE_LINES: &[(&str, &str)] = &[
         "limits out of range",
         "    limits: {stack: 1KiB, table-elements: 0, instances: 5000, file: 1B, answer-bytes: 2GiB, answer-emissions: 0, answer-headers: -1, header-bytes: 63B, log-line: 1MiB, log-rate: 0, metric-names: many}\n",
     ),
+    (
+        "grants that cannot be given",
+        "    grants: {env: {'': a, 'A=B': b, NOTHING: , ELSEWHERE: {env: NOT_SET}}, files: {data: ./d, /a/../b: ./d, //c: ./d, /e/: ./d, /f: ''}}\n",
+    ),
+    ("grants of another kind", "    grants: {env: [A], files: ./data}\n"),
+    (
+        "a grant of the network",
+        "    grants: {http: [api.example], sockets: true}\n",
+    ),
     ("no worker", "    workers: 0\n"),
     ("a worker count in words", "    workers: many\n"),
     ("workers from an injecting variable", "    workers: ${INJECTION}\n"),

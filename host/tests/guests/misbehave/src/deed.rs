@@ -31,9 +31,33 @@ pub(crate) fn commit(value: &str) -> Outcome {
         "retry" => return Outcome::Retry("not now, and never".to_owned()),
         "retry-twice" => return retry_twice(),
         "env-args-fs" => return look_around(),
-        flood => crate::flood::pour(flood),
+        other => {
+            crate::flood::pour(other);
+            return ask(other);
+        }
     }
     Outcome::Forward
+}
+
+/// Tries what it is told to, `read PATH` for one, and rejects with what came of it; forwards what is no such order.
+fn ask(value: &str) -> Outcome {
+    let Some((order, name)) = value.split_once(' ') else {
+        return Outcome::Forward;
+    };
+    let done = |done: std::io::Result<()>| done.map(|()| "done".to_owned());
+    let tried = match order {
+        "read" => std::fs::read_to_string(name),
+        "write" => done(std::fs::write(name, "written")),
+        "append" => done(std::fs::OpenOptions::new().append(true).open(name).map(drop)),
+        "remove" => done(std::fs::remove_file(name)),
+        "folder" => done(std::fs::create_dir(name)),
+        "variable" => std::env::var(name).map_err(std::io::Error::other),
+        _ => return Outcome::Forward,
+    };
+    Outcome::Reject(match tried {
+        Ok(found) => found,
+        Err(error) => format!("refused: {error}"),
+    })
 }
 
 fn spin() -> ! {
