@@ -61,8 +61,6 @@ pub(crate) struct Sink {
     guarantee: Guarantee,
     destinations: Vec<Destination>,
     record_bytes_max: usize,
-    /// How old the broker lets a transaction grow before it ends it.
-    transaction_timeout: Option<Duration>,
     producer: Option<Producer>,
     /// Counts transactions; together with `name` it marks the committed offsets.
     number: u64,
@@ -83,17 +81,12 @@ impl Sink {
             .get("message.max.bytes")
             .and_then(|text| text.parse().ok())
             .unwrap_or(1_000_000);
-        let transaction_timeout = config
-            .get("transaction.timeout.ms")
-            .and_then(|text| text.parse().ok())
-            .map(Duration::from_millis);
         Self {
             name,
             config,
             guarantee,
             destinations,
             record_bytes_max,
-            transaction_timeout,
             producer: None,
             number: 0,
             began: None,
@@ -133,13 +126,6 @@ impl Sink {
     /// When the open transaction began; none when none is open.
     pub(crate) fn began(&self) -> Option<Instant> {
         self.began
-    }
-
-    /// Whether the open transaction is older than the broker lets it grow.
-    pub(crate) fn is_overdue(&self) -> bool {
-        let age = self.began.map(|began| began.elapsed());
-        age.zip(self.transaction_timeout)
-            .is_some_and(|(age, timeout)| age >= timeout)
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -157,11 +157,6 @@ impl Worker {
     pub(super) fn fenced(&mut self, failure: &Failure) -> Result<()> {
         self.metrics.fenced.inc();
         chaos::record("fenced");
-        // The broker fences the producer of a transaction that it ends at its timeout, too: after an outage, say, or a pause of the machine. A
-        // process with the same `instance` need not be behind it, and outages may follow each other.
-        if self.sink.is_overdue() {
-            return Ok(());
-        }
         let now = Instant::now();
         self.fenced.retain(|then| now.duration_since(*then) < FENCED_WITHIN);
         self.fenced.push(now);

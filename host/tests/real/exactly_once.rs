@@ -147,40 +147,6 @@ fn a_process_frozen_past_its_session_is_fenced_and_writes_nothing() {
     assert_eq!(topics.verdict(&sent), []);
 }
 
-/// The broker fences whoever lets a transaction grow too old, and nobody else runs with this process's name.
-#[test]
-fn a_stage_whose_transactions_time_out_again_and_again_goes_on() {
-    let topics = Topics::create("overdue");
-    let folder = TempDir::new().unwrap();
-    let mut log = EventLog::new(folder.path().join("events"));
-    let pipeline = topics.pipeline(1).set(&["kafka", "transaction.timeout.ms"], 2_500);
-    let path = pipeline.write();
-    let mut host = Invocation::run(&path)
-        .env("WASMILL_CHAOS_LOG", log.path().to_str().unwrap())
-        .start();
-    host.ready();
-    let load = Load::start(&topics, 500, 1);
-    // Once more than would be too often if another process were behind it.
-    for times in 1..=6 {
-        let fenced = |log: &mut EventLog| log.events().iter().filter(|event| event.name == "fenced").count();
-        let already = fenced(&mut log);
-        assert!(
-            freeze_in_transaction(&host, &mut log, PATIENCE),
-            "no transaction to freeze in"
-        );
-        // Longer than the timeout and the broker's pause between two looks for such transactions, shorter than the session.
-        std::thread::sleep(Duration::from_millis(4_500));
-        host.thaw();
-        wait_for(&format!("the process to be fenced, time {times}"), PATIENCE, || {
-            (fenced(&mut log) > already).then_some(())
-        });
-    }
-    let (sent, _) = load.finish();
-    kafka::read_at_least(&topics.output, sent.len(), PATIENCE);
-    end(&mut host);
-    assert_eq!(topics.verdict(&sent), []);
-}
-
 fn end(host: &mut Host) {
     host.terminate();
     host.exits(0, Duration::from_secs(30));

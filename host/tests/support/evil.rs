@@ -179,7 +179,9 @@ pub(crate) const MODULES: &[(&str, Module, Fate)] = &[
             items: "(global $field (mut i32) (i32.const 0))",
             process: "(drop (call $alloc (i32.const 2000000))) (global.set $field (i32.const 131072))
               (loop $more
+                (i32.store (global.get $field) (i32.const 400000))
                 (i32.store offset=4 (global.get $field) (i32.const 1000000))
+                (i32.store offset=8 (global.get $field) (i32.const 400000))
                 (i32.store offset=12 (global.get $field) (i32.const 1000000))
                 (global.set $field (i32.add (global.get $field) (i32.const 16)))
                 (br_if $more (i32.lt_u (global.get $field) (i32.const 259072))))
