@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
 
+mod dlq;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Broker, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
+use crate::dlq::Usage;
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
 use crate::plugin::runtime::Runtime;
@@ -25,7 +28,7 @@ struct Cli {
     /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "WASMILL_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Which log lines are written, as in `info` or `warn,plugin=debug`; `info` if not given, for `dev` `warn`.
+    /// Which log lines are written, as in `info` or `warn,plugin=debug`; `info` if not given, for `dev` and `dlq` `warn`.
     #[arg(long, global = true, env = "WASMILL_LOG", value_parser = log_filter)]
     log: Option<String>,
     #[command(subcommand)]
@@ -50,6 +53,9 @@ enum Command {
     Check(Check),
     /// Builds plugin crates and prints where the components are.
     Build(Build),
+    /// Lists, shows, replays and tries dead letters.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
 }
 
 #[derive(Args)]
@@ -101,11 +107,14 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev(arguments),
         Command::Check(arguments) => check(arguments),
         Command::Build(arguments) => build(arguments),
+        Command::Dlq(command) => dlq::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let configuration = error.chain().any(|cause| cause.is::<ConfigErrors>());
+            let configuration = error
+                .chain()
+                .any(|cause| cause.is::<ConfigErrors>() || cause.is::<Usage>());
             eprintln!("error: {error:#}");
             ExitCode::from(if configuration { 2 } else { 1 })
         }
@@ -118,7 +127,7 @@ fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseErr
 }
 
 fn start_log(cli: &Cli) {
-    let usual = if matches!(cli.command, Command::Dev(_)) {
+    let usual = if matches!(cli.command, Command::Dev(_) | Command::Dlq(_)) {
         "warn"
     } else {
         "info"

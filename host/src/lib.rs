@@ -38,6 +38,7 @@ pub(crate) mod status;
 
 pub(crate) mod build;
 pub(crate) mod dev;
+pub(crate) mod dlq;
 pub(crate) mod fixture;
 
 mod chaos;

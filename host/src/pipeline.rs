@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, PluginMetrics, StageMetrics};
 use crate::prepare::Ready;
 use crate::sink::{Destination, Guarantee, Sink};
 use crate::status::{PipelineStatus, PluginReport, StageStatus};
-use crate::topics;
+use crate::topics::{self, ReplayTopic};
 use crate::worker::{Task, Worker};
 
 /// Keys stay with their partitions while workers come and go; for single-topic inputs.
@@ -158,6 +158,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
             ready,
             instance: &instance,
             partitions: &partitions,
+            replay: ReplayTopic::of(pipeline, &ready.stage, &partitions),
             message_limit,
             plugin_metrics: stage_metrics.plugin(&ready.plugin.description.name),
             metrics: stage_metrics,
@@ -166,7 +167,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         for number in 0..usize::from(ready.stage.workers.value) {
             running.workers.push(launch.worker(number)?);
         }
-        running.watch_lag(pipeline, &stages, index, launch.metrics, options)?;
+        running.watch_lag(pipeline, &stages, index, launch.metrics, launch.replay, options)?;
     }
     Ok(running)
 }
@@ -193,6 +194,7 @@ struct Launch<'a> {
     ready: &'a Ready,
     instance: &'a str,
     partitions: &'a Arc<BTreeMap<String, i32>>,
+    replay: Arc<ReplayTopic>,
     message_limit: Option<u64>,
     metrics: StageMetrics,
     plugin_metrics: Arc<PluginMetrics>,
@@ -246,6 +248,7 @@ impl Launch<'_> {
         let task = Task {
             stage: stage.name.value.clone(),
             topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
+            replay: Arc::clone(&self.replay),
             partitions: Arc::clone(self.partitions),
             start: stage.input.start.value,
             commit_interval: stage.commit_interval.value,
@@ -275,6 +278,7 @@ impl Running {
         stages: &[Ready],
         index: usize,
         metrics: StageMetrics,
+        replay: Arc<ReplayTopic>,
         options: &Options,
     ) -> Result<()> {
         let stage = &stages[index].stage;
@@ -285,7 +289,7 @@ impl Running {
             .iter()
             .map(|topic| (topic.value.clone(), written.contains(&topic.value)))
             .collect();
-        let watch = LagWatch::connect(&pipeline.kafka, &stage.group, topics)?;
+        let watch = LagWatch::connect(&pipeline.kafka, &stage.group, topics, replay)?;
         let (stop, caught_up) = (Arc::clone(&self.stop), Arc::clone(&self.caught_up));
         let status = Arc::clone(&self.status.stages[index]);
         let interval = if options.until_caught_up {

@@ -31,6 +31,7 @@ use crate::reply::{Checked, Verdict};
 use crate::route::{Delivery, Routes};
 use crate::sink::{Failure, Refusal, Sink};
 use crate::status::WorkerStatus;
+use crate::topics::ReplayTopic;
 use crate::work::Work;
 
 /// How long the private queue is waited for; the main queue is served at least this often.
@@ -55,6 +56,7 @@ const RECORD_OUTPUT_BYTES_MAX: usize = TRANSACTION_BYTES_MAX;
 pub(crate) struct Task {
     pub(crate) stage: String,
     pub(crate) topics: Vec<String>,
+    pub(crate) replay: Arc<ReplayTopic>,
     /// How many partitions each topic had when the process started.
     pub(crate) partitions: Arc<BTreeMap<String, i32>>,
     pub(crate) start: Start,
@@ -98,6 +100,8 @@ pub(crate) struct Worker {
     consumer: Consumer,
     sink: Sink,
     assignment: Assignment,
+    /// The replay topic is subscribed too.
+    reads_replay: bool,
     packer: Packer,
     ports: Vec<PortKind>,
     instance: Option<Instance>,
@@ -137,6 +141,7 @@ impl Worker {
             consumer,
             sink,
             assignment: Assignment::default(),
+            reads_replay: false,
             packer: Packer::new(task.plugin.description.reads),
             ports: task.plugin.port_kinds(),
             instance: None,
@@ -190,8 +195,7 @@ impl Worker {
             }
             std::thread::sleep(PAUSE);
         }
-        let topics: Vec<&str> = self.task.topics.iter().map(String::as_str).collect();
-        self.consumer.subscribe(&topics)?;
+        self.subscribe()?;
         self.status.subscribed();
         while !self.is_stopping() {
             self.serve_group()?;
@@ -255,7 +259,7 @@ impl Worker {
         }
     }
 
-    fn arrived(&mut self, message: Message, now: Instant) {
+    fn arrived(&mut self, mut message: Message, now: Instant) {
         let name = || TopicPartition {
             topic: message.topic(),
             partition: message.partition(),
@@ -267,6 +271,9 @@ impl Worker {
             None => {
                 self.unreadable.remove(&slot);
                 if self.assignment.positions.arrived(&slot, message.offset()) {
+                    if self.reads_replay && self.is_replay(slot) {
+                        message.stand_for_replayed();
+                    }
                     let bytes = pack::bytes_of(&message);
                     self.batcher.push(slot, message, bytes, now);
                 }

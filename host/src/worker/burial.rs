@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use super::Worker;
 use crate::assignment::Slot;
-use crate::dead_letter::{self, Culprit, Origin};
+use crate::dead_letter::{self, Culprit, Origin, Original};
 use crate::fault::Fault;
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::ffi::Message;
@@ -38,12 +38,15 @@ impl Worker {
         let Some(message) = work.part().and_then(<[Message]>::first) else {
             return Ok(());
         };
-        let origin = Origin {
+        let here = Origin {
             topic: &partition.topic,
             partition: partition.partition,
             offset: message.offset(),
             timestamp_ms: message.timestamp_ms(),
+            replays: 0,
         };
+        // A replayed record is named by the position at which it was read first.
+        let origin = message.original().map_or(here, Original::origin);
         let culprit = Culprit {
             stage: &self.task.stage,
             plugin: &self.task.plugin.description.name,

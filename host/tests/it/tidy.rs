@@ -23,7 +23,7 @@ const HOSTS: [&str; 6] = [
 ];
 
 /// Modules of `host/src` that compute and touch nothing; a folder with its slash.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "batch.rs",
     "positions.rs",
     "route.rs",
@@ -31,6 +31,7 @@ const PURE: [&str; 9] = [
     "work.rs",
     "reply.rs",
     "dead_letter.rs",
+    "dead_letter/",
     "fixture.rs",
     "config/",
 ];

@@ -5,6 +5,7 @@
 mod support;
 
 mod at_least_once;
+mod dlq;
 mod exactly_once;
 mod example;
 mod faults;
