@@ -178,14 +178,11 @@ fn what_the_pipeline_does_not_have_is_bad_usage() {
     bad("ls", &["--topic", "other"], &place.letters);
     bad("ls", &["--since", "yesterday"], "as in 2h");
     bad("show", &["17"], "PARTITION:OFFSET");
-    place
-        .invoke("show", &["0:17"])
-        .exits(1, PATIENCE)
-        .says("has no record at this position");
-    place
-        .invoke("replay", &["--yes"])
-        .exits(1, PATIENCE)
-        .says("no dead letter in");
+    let fails = |command: &str, more: &[&str], words: &str| {
+        place.invoke(command, more).exits(1, PATIENCE).says(words);
+    };
+    fails("show", &["0:17"], "has no record at this position");
+    fails("replay", &["--yes"], "no dead letter in");
     place.fail_on(&["panic"]);
     bad("replay", &[], "give --yes to replay");
     assert_eq!(kafka::partitions(&place.replay), None, "nobody made it");
@@ -467,11 +464,10 @@ fn a_record_that_was_left_out_is_taken_from_its_topic_or_said_to_be_gone() {
 
 #[test]
 fn a_plugin_is_tried_on_the_letters_before_it_is_used() {
-    let place = Place::new("tried", 2);
+    let mut place = Place::new("tried", 2);
     place.fail_on(&["panic", "reject", "retry", "retry-twice", "sleep"]);
     let (bad, mended) = (guest("misbehave"), guest("identity"));
     // The stage's own plugin need not be there.
-    let mut place = place;
     place.pipeline = place
         .pipeline
         .set(&["stages", "guarded", "plugin"], "no-such-file.wasm");
