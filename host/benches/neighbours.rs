@@ -27,7 +27,7 @@ use serde_json::json;
 use support::component::poison;
 use support::guests::guest;
 use support::host::{Invocation, Pipeline};
-use support::kafka::{self, Record, Sender};
+use support::kafka::{self, Kafka, Record};
 use support::{PATIENCE, unique};
 
 /// The evil ones, by the misdeed that their poison is.
@@ -189,7 +189,7 @@ fn measure(wanted: &Wanted, deeds: &[&str]) -> Measured {
 
 /// Sends numbered records, each when it is due.
 fn send(topic: &str, began: Instant, rate: u64, count: u64) {
-    let sender = Sender::new();
+    let sender = Kafka::shared().sender();
     let mut number = 0;
     while number < count {
         let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
@@ -205,7 +205,7 @@ fn send(topic: &str, began: Instant, rate: u64, count: u64) {
 }
 
 fn send_evil(topic: &str, began: Instant, is_over: &AtomicBool) {
-    let sender = Sender::new();
+    let sender = Kafka::shared().sender();
     let mut number = 0;
     while !is_over.load(Ordering::Relaxed) {
         let due = (began.elapsed().as_secs_f64() * EVIL_RATE as f64) as u64;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad configuration. Results go to standard output, everything else to standard error.
 
 mod admin;
+mod dlq;
 mod inspect;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -17,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
+use crate::dlq::Usage;
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
 use crate::plugin::runtime::Runtime;
@@ -30,7 +32,7 @@ struct Cli {
     /// How log lines look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "WASMILL_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Which log lines are written, as in `info` or `warn,plugin=debug`; `info` if not given, for `dev` `warn`.
+    /// Which log lines are written, as in `info` or `warn,plugin=debug`; `info` if not given, for `dev` and `dlq` `warn`.
     #[arg(long, global = true, env = "WASMILL_LOG", value_parser = log_filter)]
     log: Option<String>,
     #[command(subcommand)]
@@ -65,6 +67,9 @@ enum Command {
     /// Lists, swaps and rolls back the plugins of a running process.
     #[command(subcommand)]
     Plugin(admin::PluginCommand),
+    /// Lists, shows, replays and tries dead letters.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
 }
 
 #[derive(Args)]
@@ -120,11 +125,14 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => admin::status(arguments),
         Command::Stage(command) => admin::stage(command),
         Command::Plugin(command) => admin::plugin(command),
+        Command::Dlq(command) => dlq::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let configuration = error.chain().any(|cause| cause.is::<ConfigErrors>());
+            let configuration = error
+                .chain()
+                .any(|cause| cause.is::<ConfigErrors>() || cause.is::<Usage>());
             eprintln!("error: {error:#}");
             ExitCode::from(if configuration { 2 } else { 1 })
         }
@@ -137,7 +145,7 @@ fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseErr
 }
 
 fn start_log(cli: &Cli) {
-    let usual = if matches!(cli.command, Command::Dev(_)) {
+    let usual = if matches!(cli.command, Command::Dev(_) | Command::Dlq(_)) {
         "warn"
     } else {
         "info"

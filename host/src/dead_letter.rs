@@ -1,11 +1,18 @@
 //! Builds dead letters: the record as it was, and headers that say all one needs to understand and repeat the failure.
 //!
 //! Key, value and headers are the source record's own; the headers below come after them. A dead letter is written in the transaction
-//! that moves the record's offset, so there is exactly one for each failed record. Pure: the clock is an argument.
+//! that moves the record's offset, so there is exactly one for each failed record. `letter` reads them back, `mark` is the same for records
+//! that are replayed. Pure: the clock is an argument.
+
+mod letter;
+mod mark;
 
 use std::time::SystemTime;
 
 use crate::fault::Fault;
+
+pub(crate) use letter::{Letter, Unreadable, parse};
+pub(crate) use mark::{Position, mark, parse_mark};
 
 /// The longest message or backtrace that is kept; both come from the guest.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
@@ -17,6 +24,30 @@ pub(crate) struct Origin<'a> {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     pub(crate) timestamp_ms: Option<i64>,
+    /// How often it was replayed since.
+    pub(crate) replays: u32,
+}
+
+/// The same, kept: the record that a dead letter or a replayed record carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Original {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) timestamp_ms: Option<i64>,
+    pub(crate) replays: u32,
+}
+
+impl Original {
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin {
+            topic: &self.topic,
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            replays: self.replays,
+        }
+    }
 }
 
 /// Who failed on it.
@@ -39,14 +70,7 @@ pub(crate) fn headers(
     attempts: u32,
     now: SystemTime,
 ) -> Vec<(&'static str, String)> {
-    let mut headers = vec![
-        ("wasmill.topic", origin.topic.to_owned()),
-        ("wasmill.partition", origin.partition.to_string()),
-        ("wasmill.offset", origin.offset.to_string()),
-    ];
-    if let Some(timestamp_ms) = origin.timestamp_ms {
-        headers.push(("wasmill.timestamp", timestamp_ms.to_string()));
-    }
+    let mut headers = place(origin);
     headers.extend([
         ("wasmill.stage", culprit.stage.to_owned()),
         ("wasmill.plugin", culprit.plugin.to_owned()),
@@ -62,6 +86,22 @@ pub(crate) fn headers(
         ("wasmill.attempts", attempts.to_string()),
         ("wasmill.time", humantime::format_rfc3339_millis(now).to_string()),
     ]);
+    if origin.replays > 0 {
+        headers.push(("wasmill.replays", origin.replays.to_string()));
+    }
+    headers
+}
+
+/// The headers that say where a record was read.
+fn place(origin: Origin<'_>) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
+        ("wasmill.topic", origin.topic.to_owned()),
+        ("wasmill.partition", origin.partition.to_string()),
+        ("wasmill.offset", origin.offset.to_string()),
+    ];
+    if let Some(timestamp_ms) = origin.timestamp_ms {
+        headers.push(("wasmill.timestamp", timestamp_ms.to_string()));
+    }
     headers
 }
 
@@ -83,6 +123,7 @@ mod tests {
             partition: 3,
             offset: 42,
             timestamp_ms: Some(-5),
+            replays: 1,
         };
         let culprit = Culprit {
             stage: "az-filter",
@@ -111,6 +152,7 @@ mod tests {
         wasmill.backtrace: 0: poison
         wasmill.attempts: 2
         wasmill.time: 2017-07-14T02:40:00.123Z
+        wasmill.replays: 1
         ");
     }
 

@@ -42,6 +42,7 @@ pub(crate) mod status;
 
 pub(crate) mod build;
 pub(crate) mod dev;
+pub(crate) mod dlq;
 pub(crate) mod fixture;
 
 mod chaos;

@@ -4,12 +4,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::config::{self, ConfigError, Pipeline, Topics as OnMissing};
+use crate::config::{self, ConfigError, Pipeline, Stage, Topics as OnMissing};
 use crate::kafka::topics::{Found, Topics};
+
+/// The topic of records that are given to a stage again. It may come to exist while the stage runs.
+pub(crate) struct ReplayTopic {
+    pub(crate) name: String,
+    exists: AtomicBool,
+}
+
+impl ReplayTopic {
+    /// The replay topic of a stage; `partitions`: the topics that were found.
+    pub(crate) fn of(pipeline: &Pipeline, stage: &Stage, partitions: &BTreeMap<String, i32>) -> Arc<Self> {
+        let name = replay_topic(pipeline, stage);
+        let exists = AtomicBool::new(partitions.contains_key(&name));
+        Arc::new(Self { name, exists })
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.exists.load(Ordering::Acquire)
+    }
+
+    /// Somebody has created it.
+    pub(crate) fn found(&self) {
+        self.exists.store(true, Ordering::Release);
+    }
+}
+
+/// The name of the topic that a stage reads besides its inputs, and no other stage.
+pub(crate) fn replay_topic(pipeline: &Pipeline, stage: &Stage) -> String {
+    format!("{}.{}.replay", pipeline.app.value, stage.name.value)
+}
 
 /// Looks for the pipeline's topics, and creates what is missing where the pipeline says so.
 ///
@@ -59,8 +89,12 @@ pub(crate) async fn check(pipeline: &Pipeline, create: bool) -> Result<BTreeMap<
         })
         .collect();
     pipeline.report(mistakes)?;
+    // Nobody misses a replay topic: it comes with the first replay.
+    let replays = pipeline.stages.iter().map(|stage| replay_topic(pipeline, stage));
+    let replays = look(topics, replays.collect()).await?;
     Ok(found
         .into_iter()
+        .chain(replays)
         .filter_map(|(name, found)| match found {
             Found::Partitions(count) => Some((name, count)),
             _ => None,

@@ -31,6 +31,7 @@ use crate::refusal::Halving;
 use crate::reply::Checked;
 use crate::sink::{Failure, Sink};
 use crate::status::WorkerStatus;
+use crate::topics::ReplayTopic;
 use crate::version::{Current, Publication, Version};
 use crate::work::Work;
 
@@ -56,6 +57,7 @@ const RECORD_OUTPUT_BYTES_MAX: usize = TRANSACTION_BYTES_MAX;
 pub(crate) struct Task {
     pub(crate) stage: String,
     pub(crate) topics: Vec<String>,
+    pub(crate) replay: Arc<ReplayTopic>,
     /// How many partitions each topic had when the process started.
     pub(crate) partitions: Arc<BTreeMap<String, i32>>,
     pub(crate) start: Start,
@@ -105,6 +107,8 @@ pub(crate) struct Worker {
     sink: Sink,
     assignment: Assignment,
     publication: Arc<Publication<Version>>,
+    /// The replay topic is subscribed too.
+    reads_replay: bool,
     packer: Packer,
     ports: Vec<PortKind>,
     instance: Option<Instance>,
@@ -150,6 +154,7 @@ impl Worker {
             packer: Packer::new(plugin.description.reads),
             ports: plugin.port_kinds(),
             publication,
+            reads_replay: false,
             instance: None,
             executor: Arc::new(Executor::new().context("start the executor")?),
             breaker: task.on_fault.breaker.map(Breaker::new),
@@ -202,8 +207,7 @@ impl Worker {
             }
             std::thread::sleep(PAUSE);
         }
-        let topics: Vec<&str> = self.task.topics.iter().map(String::as_str).collect();
-        self.consumer.subscribe(&topics)?;
+        self.subscribe()?;
         self.status.runs(&self.publication.version.plugin.digest);
         self.status.subscribed();
         while !self.is_stopping() {
@@ -287,7 +291,7 @@ impl Worker {
         self.status.runs(&plugin.digest);
     }
 
-    fn arrived(&mut self, message: Message, now: Instant) {
+    fn arrived(&mut self, mut message: Message, now: Instant) {
         let name = || TopicPartition {
             topic: message.topic(),
             partition: message.partition(),
@@ -299,6 +303,9 @@ impl Worker {
             None => {
                 self.unreadable.remove(&slot);
                 if self.assignment.positions.arrived(&slot, message.offset()) {
+                    if self.reads_replay && self.is_replay(slot) {
+                        message.stand_for_replayed();
+                    }
                     let bytes = pack::bytes_of(&message);
                     self.batcher.push(slot, message, bytes, now);
                 }

@@ -233,7 +233,7 @@ fn text(value: &Value) -> &str {
 
 fn table(titles: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(titles);
+    table.load_style(NOTHING).set_header(titles);
     table
 }
 

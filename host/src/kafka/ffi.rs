@@ -22,7 +22,9 @@ use rdkafka::producer::{Producer as _, ThreadedProducer};
 use rdkafka_sys as sys;
 
 use super::consumer::Events;
+use super::message::StandsFor;
 use super::producer::Deliveries;
+pub(crate) use super::producer::{CallError, Produce};
 
 /// The consumer type of this host: rebalances are recorded, not handled, inside a poll.
 pub(crate) type GroupConsumer = BaseConsumer<Events>;
@@ -30,6 +32,8 @@ pub(crate) type GroupConsumer = BaseConsumer<Events>;
 /// A message that a consumer read; freed, and its consumer released, when dropped.
 pub(crate) struct Message {
     message: NonNull<sys::rd_kafka_message_t>,
+    /// The record that this one carries, where it carries another.
+    pub(super) stands_for: Option<Box<StandsFor>>,
     _consumer: Arc<GroupConsumer>,
 }
 
@@ -84,8 +88,8 @@ impl Message {
         unsafe { bytes(self.raw().payload, self.raw().len) }
     }
 
-    /// Milliseconds since the epoch; none where the record has no timestamp (Kafka writes -1).
-    pub(crate) fn timestamp_ms(&self) -> Option<i64> {
+    /// The timestamp that the broker tells; none where the record has none (Kafka writes -1).
+    pub(super) fn written_timestamp_ms(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is valid and `kind` is writable.
         let timestamp = unsafe { sys::rd_kafka_message_timestamp(self.message.as_ptr(), &mut kind) };
@@ -108,6 +112,7 @@ impl Message {
         HeaderIter {
             headers: self.raw_headers(),
             next: 0,
+            end: self.own_headers(),
             _message: self,
         }
     }
@@ -136,6 +141,8 @@ unsafe fn bytes<'a>(pointer: *const c_void, len: usize) -> Option<&'a [u8]> {
 pub(crate) struct HeaderIter<'a> {
     headers: *mut sys::rd_kafka_headers_t,
     next: usize,
+    /// How many are told of at most.
+    end: usize,
     _message: &'a Message,
 }
 
@@ -143,7 +150,7 @@ impl<'a> Iterator for HeaderIter<'a> {
     type Item = (&'a [u8], Option<&'a [u8]>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.headers.is_null() {
+        if self.headers.is_null() || self.next >= self.end {
             return None;
         }
         let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
@@ -222,6 +229,7 @@ impl Queue {
         into.extend(self.buffer[..read].iter().filter_map(|&message| {
             Some(Message {
                 message: NonNull::new(message)?,
+                stands_for: None,
                 _consumer: Arc::clone(&self.consumer),
             })
         }));
@@ -234,20 +242,6 @@ impl Drop for Queue {
         // SAFETY: created by `rd_kafka_queue_new` and destroyed once, while its consumer lives.
         unsafe { sys::rd_kafka_queue_destroy(self.queue.as_ptr()) }
     }
-}
-
-/// An error of a transactional call, with what librdkafka says may be done about it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message} ({code})")]
-pub(crate) struct CallError {
-    pub(crate) code: RDKafkaErrorCode,
-    pub(crate) message: String,
-    /// The producer can do nothing more.
-    pub(crate) fatal: bool,
-    /// The same call may be made again.
-    pub(crate) retriable: bool,
-    /// The transaction must be aborted.
-    pub(crate) requires_abort: bool,
 }
 
 impl CallError {
@@ -410,16 +404,6 @@ impl RawProducer {
     }
 }
 
-/// A record to produce. Null parts are none; a timestamp of none is written as Kafka's "no timestamp" (-1).
-pub(crate) struct Produce<'a> {
-    pub(crate) partition: Option<i32>,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
-    /// Must not be 0, which librdkafka reads as "now".
-    pub(crate) timestamp_ms: Option<i64>,
-    pub(crate) headers: Option<Headers>,
-}
-
 /// A topic as a producer knows it; looked up once, not by name for each record.
 pub(crate) struct TopicHandle {
     topic: NonNull<sys::rd_kafka_topic_t>,
@@ -461,6 +445,11 @@ impl Headers {
 
     /// The headers of a message as they are, names that are not UTF-8 included; none where it has none.
     pub(crate) fn copy_of(message: &Message) -> Option<Self> {
+        if message.stands_for.is_some() {
+            let mut own = Self::with_capacity(message.headers().count())?;
+            message.headers().for_each(|(name, value)| own.add(name, value));
+            return Some(own);
+        }
         let source = message.raw_headers();
         if source.is_null() {
             return None;

@@ -3,6 +3,8 @@
 //! It asks the brokers, not the workers: what counts is what the group has committed, whichever process did it, against the last stable
 //! offset, before which no transaction is open.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -10,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::consumer::REQUEST_TIMEOUT;
 use super::settings;
 use crate::config;
+use crate::topics::ReplayTopic;
 
 /// Where one partition of an input stands.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -39,14 +42,20 @@ pub(crate) struct LagWatch {
     committed: BaseConsumer,
     uncommitted: BaseConsumer,
     topics: Vec<(String, bool)>,
+    replay: Arc<ReplayTopic>,
 }
 
 impl LagWatch {
-    /// `topics`: the names, each with whether the pipeline writes the topic itself.
+    /// `topics`: the names, each with whether the pipeline writes the topic itself. `replay` is looked for each time and read where it exists.
     ///
     /// # Errors
     /// When librdkafka refuses the configuration.
-    pub(crate) fn connect(kafka: &config::Kafka, group: &str, topics: Vec<(String, bool)>) -> Result<Self> {
+    pub(crate) fn connect(
+        kafka: &config::Kafka,
+        group: &str,
+        topics: Vec<(String, bool)>,
+        replay: Arc<ReplayTopic>,
+    ) -> Result<Self> {
         let committed = settings::observer(kafka, Some(group));
         let mut uncommitted = committed.clone();
         uncommitted.set("isolation.level", "read_uncommitted");
@@ -54,7 +63,26 @@ impl LagWatch {
             committed: committed.create().context("create client")?,
             uncommitted: uncommitted.create().context("create client")?,
             topics,
+            replay,
         })
+    }
+
+    /// The partitions of the replay topic, none while it does not exist; the stage is told when it does.
+    fn replay_partitions(&self) -> Result<Vec<i32>> {
+        let name = &self.replay.name;
+        if self.topics.iter().any(|(topic, _)| topic == name) {
+            return Ok(Vec::new());
+        }
+        let metadata = self
+            .committed
+            .fetch_metadata(Some(name), REQUEST_TIMEOUT)
+            .with_context(|| format!("read metadata of {name}"))?;
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let partitions: Vec<i32> = partitions.map(|partition| partition.id()).collect();
+        if !partitions.is_empty() {
+            self.replay.found();
+        }
+        Ok(partitions)
     }
 
     /// Reads all partitions. Ends are read after the committed offsets, so a stage that is behind never looks as if it were not.
@@ -75,6 +103,9 @@ impl LagWatch {
             for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
                 list.add_partition(topic, partition.id());
             }
+        }
+        for partition in self.replay_partitions()? {
+            list.add_partition(&self.replay.name, partition);
         }
         let committed = self
             .committed

@@ -15,12 +15,36 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 
-use super::ffi::{CallError, GroupConsumer, Produce, RawProducer, TopicHandle};
+use super::ffi::{GroupConsumer, Headers, RawProducer, TopicHandle};
 
 /// How long `init_transactions` may take: a transaction that a dead process left open is waited for.
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one transactional call may take before its outcome counts as unknown.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An error of a transactional call, with what librdkafka says may be done about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message} ({code})")]
+pub(crate) struct CallError {
+    pub(crate) code: RDKafkaErrorCode,
+    pub(crate) message: String,
+    /// The producer can do nothing more.
+    pub(crate) fatal: bool,
+    /// The same call may be made again.
+    pub(crate) retriable: bool,
+    /// The transaction must be aborted.
+    pub(crate) requires_abort: bool,
+}
+
+/// A record to produce. Null parts are none; a timestamp of none is written as Kafka's "no timestamp" (-1).
+pub(crate) struct Produce<'a> {
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    /// Must not be 0, which librdkafka reads as "now".
+    pub(crate) timestamp_ms: Option<i64>,
+    pub(crate) headers: Option<Headers>,
+}
 
 /// Why a delivery failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use crate::sink::{Destination, Guarantee, Sink};
 use crate::status::StageStatus;
 use crate::swap::store::{Change, Event, Remembered, Store, now};
 use crate::swap::{self, Request, Swapper};
+use crate::topics::ReplayTopic;
 use crate::version::{Current, Version};
 use crate::worker::{Held, Task, Worker};
 
@@ -45,6 +46,7 @@ pub(super) struct StageRun {
     file: Option<PathBuf>,
     remembered: Remembered,
     current: Arc<Current<Version>>,
+    replay: Arc<ReplayTopic>,
     metrics: StageMetrics,
     pub(super) status: Arc<StageStatus>,
     workers: Vec<JoinHandle<Result<()>>>,
@@ -103,9 +105,11 @@ impl StageRun {
         metrics.runs(&report.name, &report.version, &report.digest);
         status.set_refused(remembered.refused.clone().or(origin.refused));
         status.set_plugin(report);
+        let replay = ReplayTopic::of(&shared.pipeline, &place.stage, &shared.partitions);
         Ok(Self {
             shared,
             place,
+            replay,
             file: origin.file,
             remembered,
             current: Current::new(version),
@@ -193,6 +197,7 @@ impl StageRun {
             stage: stage.name.value.clone(),
             topics: stage.input.topics.iter().map(|topic| topic.value.clone()).collect(),
             partitions: Arc::clone(&shared.partitions),
+            replay: Arc::clone(&self.replay),
             start: stage.input.start.value,
             commit_interval: stage.commit_interval.value,
             bounds: bounds_of(stage),
@@ -263,7 +268,12 @@ impl StageRun {
     ) -> Result<()> {
         let topics = self.place.stage.input.topics.iter();
         let topics = topics.map(|topic| (topic.value.clone(), written.contains(&topic.value)));
-        let watch = LagWatch::connect(&self.shared.pipeline.kafka, &self.place.stage.group, topics.collect())?;
+        let watch = LagWatch::connect(
+            &self.shared.pipeline.kafka,
+            &self.place.stage.group,
+            topics.collect(),
+            Arc::clone(&self.replay),
+        )?;
         let (stop, caught_up) = (Arc::clone(stop), Arc::clone(caught_up));
         let (status, metrics) = (Arc::clone(&self.status), self.metrics.clone());
         let handle = std::thread::Builder::new()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Worker;
 use crate::assignment::Slot;
 use crate::config::FaultPolicy;
-use crate::dead_letter::{self, Culprit, Origin};
+use crate::dead_letter::{self, Culprit, Origin, Original};
 use crate::fault::Fault;
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::ffi::Message;
@@ -144,12 +144,15 @@ impl Worker {
         let Some(message) = work.part().and_then(<[Message]>::first) else {
             return Ok(());
         };
-        let origin = Origin {
+        let here = Origin {
             topic: &partition.topic,
             partition: partition.partition,
             offset: message.offset(),
             timestamp_ms: message.timestamp_ms(),
+            replays: 0,
         };
+        // A replayed record is named by the position at which it was read first.
+        let origin = message.original().map_or(here, Original::origin);
         let plugin = &self.publication.version.plugin;
         let culprit = Culprit {
             stage: &self.task.stage,

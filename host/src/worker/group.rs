@@ -6,12 +6,33 @@
 use anyhow::{Result, bail};
 
 use super::{PAUSE, Worker};
+use crate::assignment::Slot;
 use crate::config::Start;
 use crate::kafka::consumer::{Committed, Event, TopicPartition};
 use crate::sink::Failure;
 
 impl Worker {
+    /// Subscribes to the inputs, and to the replay topic where it exists.
+    pub(super) fn subscribe(&mut self) -> Result<()> {
+        let replay = &self.task.replay;
+        self.reads_replay = replay.exists();
+        let mut topics: Vec<&str> = self.task.topics.iter().map(String::as_str).collect();
+        if self.reads_replay && !topics.contains(&replay.name.as_str()) {
+            topics.push(&replay.name);
+        }
+        self.consumer.subscribe(&topics)
+    }
+
     pub(super) fn serve_group(&mut self) -> Result<()> {
+        if !self.reads_replay && self.task.replay.exists() {
+            // The client alone would look for it every five minutes.
+            tracing::info!(
+                stage = self.task.stage,
+                topic = self.task.replay.name,
+                "reading records again"
+            );
+            self.subscribe()?;
+        }
         let mut events = Vec::new();
         self.consumer.poll(&mut events);
         // Every rebalance is answered, even behind an error: a consumer that owes an answer cannot be closed.
@@ -99,6 +120,10 @@ impl Worker {
             self.tell_lost(partition, offset, low);
             return Ok(offset.max(low));
         }
+        // All that stands there was asked for, whatever the inputs start with.
+        if partition.topic == self.task.replay.name {
+            return Ok(low);
+        }
         match self.task.start {
             Start::Earliest => Ok(low),
             // A partition that was added while the stage runs is read whole: its records came after the choice of `latest`.
@@ -106,6 +131,11 @@ impl Worker {
             Start::Latest => Ok(end),
             Start::TimestampMs(timestamp_ms) => Ok(self.consumer.offset_at(partition, timestamp_ms)?.unwrap_or(end)),
         }
+    }
+
+    pub(super) fn is_replay(&self, slot: Slot) -> bool {
+        let partition = self.assignment.partition(slot);
+        partition.is_some_and(|partition| partition.topic == self.task.replay.name)
     }
 
     fn partitions_at_start(&self, topic: &str) -> i32 {

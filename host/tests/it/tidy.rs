@@ -23,7 +23,7 @@ const HOSTS: [&str; 6] = [
 ];
 
 /// Modules of `host/src` that compute and touch nothing; a folder with its slash.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "batch.rs",
     "breaker.rs",
     "positions.rs",
@@ -32,6 +32,7 @@ const PURE: [&str; 10] = [
     "work.rs",
     "reply.rs",
     "dead_letter.rs",
+    "dead_letter/",
     "fixture.rs",
     "config/",
 ];

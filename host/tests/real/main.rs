@@ -6,6 +6,7 @@ mod support;
 
 mod at_least_once;
 mod brokers;
+mod dlq;
 mod evil;
 mod exactly_once;
 mod example;

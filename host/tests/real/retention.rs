@@ -22,7 +22,7 @@ fn numbered(partition: i32, numbers: std::ops::Range<usize>) -> Vec<Record> {
 }
 
 /// Deletes the records of a partition before an offset, as retention does.
-fn delete_before(topic: &str, partition: i32, offset: i64) {
+pub(super) fn delete_before(topic: &str, partition: i32, offset: i64) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka::bootstrap());
     let admin: AdminClient<DefaultClientContext> = config.create().unwrap();

@@ -292,6 +292,11 @@ impl Sender {
     pub(crate) fn commit(&self) {
         self.0.commit_transaction(REQUEST).unwrap();
     }
+
+    /// Commits, unless somebody has fenced this sender.
+    pub(crate) fn try_commit(&self) -> Result<(), KafkaError> {
+        self.0.commit_transaction(REQUEST)
+    }
 }
 
 /// Sends records and waits until all have arrived.

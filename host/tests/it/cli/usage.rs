@@ -13,6 +13,17 @@ fn help_tells_what_there_is() {
         &["check", "--help"],
         &["build", "--help"],
         &["inspect", "--help"],
+        &["status", "--help"],
+        &["stage", "--help"],
+        &["stage", "pause", "--help"],
+        &["plugin", "--help"],
+        &["plugin", "swap", "--help"],
+        &["plugin", "rollback", "--help"],
+        &["dlq", "--help"],
+        &["dlq", "ls", "--help"],
+        &["dlq", "show", "--help"],
+        &["dlq", "replay", "--help"],
+        &["dlq", "test", "--help"],
     ] {
         let Ran { stdout, stderr, .. } = place.run(arguments).exits(0);
         assert_eq!(stderr, "");
@@ -42,6 +53,10 @@ fn bad_usage_is_answered_with_what_is_allowed() {
         &["dev", "a.yaml", "--show", "many"],
         &["build"],
         &["check", "a.yaml", "--log-format", "xml"],
+        &["dlq", "ls", "a.yaml", "--kind", "trip"],
+        &["dlq", "show", "a.yaml", "17"],
+        &["dlq", "replay", "a.yaml", "--since", "yesterday"],
+        &["dlq", "test", "a.yaml"],
     ] {
         let Ran { stdout, stderr, .. } = place.run(arguments).exits(2);
         assert_eq!(stdout, "");
