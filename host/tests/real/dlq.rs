@@ -308,7 +308,7 @@ fn a_replay_fences_another_one_of_the_same_stage() {
     let place = Place::new("fenced", 1);
     place.fail_on(&["panic"]);
     kafka::create_topic(&place.replay, 1, &[]);
-    let older = kafka::Sender::transactional(&format!("{}.guarded.dlq-replay", place.app));
+    let older = kafka::Kafka::shared().transactional_sender(&format!("{}.guarded.dlq-replay", place.app));
     older.begin();
     older.send(&place.replay, None, &Record::new("key", "of the older one"));
     place.dlq("replay", &["--yes"]).says("replayed 1 record");

@@ -115,7 +115,7 @@ pub(crate) const MODULES: &[(&str, Module, Fate)] = &[
         },
         Costs("memory", "limit"),
     ),
-    ("large-table-from-the-start", Module { items: "(table 200000000 funcref)", ..GOOD }, Refused("memory")),
+    ("large-table-from-the-start", Module { items: "(table 200000000 funcref)", ..GOOD }, Refused("table elements")),
     ("many-instances", Module { more_instances: 120, ..GOOD }, Refused("resource limit exceeded")),
     // Traps.
     ("unreachable", Module { process: "(unreachable)", ..GOOD }, Costs("trap", "unreachable")),
