@@ -14,7 +14,7 @@ for ((i = 0; i < ${#arguments[@]}; i++)); do
 done
 case $is_target$name in
   yeswasmill | yeswasmparser | yeswasmtime_environ | yeswasmtime_internal_component_util | yesserde_saphyr | yesgranit_parser | \
-  yesplugin_file | yesreplies | yespipeline_file)
+  yesplugin_file | yesreplies | yespipeline_file | yesdead_letter)
     exec "$@" -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
       -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
     ;;

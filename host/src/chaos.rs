@@ -25,6 +25,8 @@ pub(crate) enum Sabotage {
     NoRewind,
     /// Commit the offsets by themselves, before the transaction.
     OffsetsOutside,
+    /// Go on with what was read before the way back.
+    KeepStale,
 }
 
 #[cfg(not(feature = "chaos"))]
@@ -139,6 +141,7 @@ mod armed {
         let wanted = match sabotage {
             Sabotage::NoRewind => "no-rewind",
             Sabotage::OffsetsOutside => "offsets-outside",
+            Sabotage::KeepStale => "keep-stale",
         };
         chaos().sabotage == wanted
     }

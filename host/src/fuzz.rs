@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::{self, Broker};
+use crate::dead_letter;
 use crate::plugin::component::{self, Binary, Wanted};
 use crate::plugin::contract::{
     Action, Document, Emission, Header, HeadersOut, Message, Part, PortKind, Replies, Reply, Span,
@@ -88,6 +89,25 @@ pub fn replies(bytes: &[u8]) {
                 "a part of {longest} bytes of an answer of {data_len}"
             );
         }
+    }
+}
+
+/// The headers of a dead letter or of a replayed record.
+///
+/// One header a line: `NAME=VALUE`, or `NAME` alone for a null.
+pub fn dead_letter(bytes: &[u8]) {
+    let headers = || {
+        bytes.split(|byte| *byte == b'\n').map(|line| {
+            let mut parts = line.splitn(2, |byte| *byte == b'=');
+            (parts.next().unwrap_or_default(), parts.next())
+        })
+    };
+    let count = headers().count();
+    if let Ok(letter) = dead_letter::parse(headers()) {
+        assert!(letter.own_headers <= count, "{} of {count} headers", letter.own_headers);
+    }
+    if let Some(mark) = dead_letter::parse_mark(headers()) {
+        assert!(mark.own_headers <= count, "{} of {count} headers", mark.own_headers);
     }
 }
 
@@ -207,6 +227,11 @@ mod tests {
     #[test]
     fn no_reply_that_was_kept_harms_the_host() {
         replay("replies", super::replies);
+    }
+
+    #[test]
+    fn no_headers_that_were_kept_harm_the_host() {
+        replay("dead-letter", super::dead_letter);
     }
 
     #[test]

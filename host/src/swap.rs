@@ -209,7 +209,7 @@ impl Swapper {
         let prepared = match loaded {
             Ok(prepared) => prepared,
             Err(mistakes) => {
-                let error = anyhow!(prepare::told(&mistakes));
+                let error = anyhow!(prepare::told(&self.place.stage, &mistakes));
                 return Err(self.refuse(Some(&binary), by, error));
             }
         };

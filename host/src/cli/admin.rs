@@ -116,7 +116,7 @@ pub(super) fn status(arguments: &Status) -> Result<()> {
         text(&status["version"]),
     );
     writeln!(out, "{app} (instance {instance}, wasmill {version}): {ready}")?;
-    writeln!(out, "{}", stages_table(&status))?;
+    writeln!(out, "{}", stages_table(&status).trim_fmt())?;
     for pending in status["pending"].as_array().into_iter().flatten() {
         writeln!(out, "pipeline file: {} (restart, or see the log)", text(pending))?;
     }
@@ -177,7 +177,7 @@ pub(super) fn plugin(command: &PluginCommand) -> Result<()> {
             if target.json {
                 return print_json(&history);
             }
-            println!("{}", history_table(&history));
+            println!("{}", history_table(&history).trim_fmt());
             Ok(())
         }
         PluginCommand::Swap { target, stage, file } => {
@@ -216,7 +216,7 @@ fn list(target: &Target, table: impl Fn(&Value) -> Table) -> Result<()> {
     if target.json {
         return print_json(&status["stages"]);
     }
-    println!("{}", table(&status));
+    println!("{}", table(&status).trim_fmt());
     Ok(())
 }
 

@@ -85,7 +85,7 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
     let Some((prepared, binary)) = last else {
         return Err(mistakes);
     };
-    let text = told(&mistakes);
+    let text = told(stage, &mistakes);
     if digest.is_some() {
         remembered.file = digest;
         remembered.refused = Some(text.clone());
@@ -122,11 +122,12 @@ fn last_good(stage: &Stage, store: Option<&Store>, remembered: &Remembered) -> O
     }
 }
 
-/// The mistakes as one text.
-pub(crate) fn told(mistakes: &[ConfigError]) -> String {
+/// The mistakes of a stage as one text, for those who know which stage it is.
+pub(crate) fn told(stage: &Stage, mistakes: &[ConfigError]) -> String {
+    let named = format!("stage `{}`: ", stage.name.value);
     mistakes
         .iter()
-        .map(|mistake| mistake.message.as_str())
+        .map(|mistake| mistake.message.strip_prefix(&named).unwrap_or(&mistake.message))
         .collect::<Vec<_>>()
         .join("; ")
 }

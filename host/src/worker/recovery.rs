@@ -119,8 +119,7 @@ impl Worker {
         if let Some(breaker) = &mut self.breaker {
             breaker.rolled_back();
         }
-        self.batcher.clear();
-        self.work = None;
+        self.drop_read();
         self.closed();
         self.out_of_sync = true;
         Ok(())
@@ -221,12 +220,20 @@ impl Worker {
         }
         self.consumer.seek(&positions)?;
         // Read before the way back; their offsets are behind the new positions or will come again.
-        self.batcher.clear();
-        self.work = None;
+        self.drop_read();
         self.mark_dirty();
         self.metrics.rewinds.inc();
         chaos::record("rewind");
         Ok(())
+    }
+
+    /// Drops what is in hand and what was read behind it; it comes again, or is another worker's.
+    fn drop_read(&mut self) {
+        if chaos::sabotaged(Sabotage::KeepStale) {
+            return;
+        }
+        self.batcher.clear();
+        self.work = None;
     }
 
     /// Finds out what became of a commit whose answer never came.

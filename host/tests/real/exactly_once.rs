@@ -55,6 +55,25 @@ fn violations_of(environment: &[(&str, &str)], enough: impl Fn(&mut Host, &mut E
     topics.verdict(&sent)
 }
 
+/// What is in hand when the producer fails is read again after the way back, and must not be answered twice.
+#[test]
+fn a_host_that_keeps_what_it_read_before_the_way_back_is_found_out() {
+    let went_on = |_: &mut Host, log: &mut EventLog| {
+        let mut events = log.events().iter();
+        let rewound = events.by_ref().filter(|event| event.name == "rewind").nth(20);
+        rewound.is_some() && events.any(|event| event.name == "commit")
+    };
+    let chaos = ("WASMILL_CHAOS", "commit-unknown=0.5");
+    assert_eq!(violations_of(&[chaos], went_on), [], "a host in order passes");
+    let found = violations_of(&[chaos, ("WASMILL_SABOTAGE", "keep-stale")], went_on);
+    assert!(
+        found
+            .iter()
+            .any(|violation| matches!(violation, Violation::Doubled(..))),
+        "no record was doubled: the checker or the sabotage does not work: {found:?}"
+    );
+}
+
 fn lost(violations: &[Violation]) -> usize {
     violations
         .iter()
