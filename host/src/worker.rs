@@ -115,6 +115,8 @@ pub(crate) struct Worker {
     executor: Arc<Executor>,
     breaker: Option<Breaker>,
     skips: burial::Skips,
+    /// Records that passed and are not told of.
+    passes: u64,
     metrics: StageMetrics,
     status: Arc<WorkerStatus>,
     /// Positions must be read again from the group before anything else is processed.
@@ -159,6 +161,7 @@ impl Worker {
             executor: Arc::new(Executor::new().context("start the executor")?),
             breaker: task.on_fault.breaker.map(Breaker::new),
             skips: burial::Skips::default(),
+            passes: 0,
             metrics,
             status,
             out_of_sync: false,
@@ -285,6 +288,7 @@ impl Worker {
         if !self.task.current.is_newer_than(self.publication.number) {
             return;
         }
+        self.tell_passes();
         self.publication = self.task.current.get();
         let version = &self.publication.version;
         let plugin = &version.plugin;
@@ -372,7 +376,11 @@ impl Worker {
             }
         };
         match called {
-            Ok(checked) => self.deliver(slot, partition, work, &checked),
+            Ok(checked) => {
+                let delivered = self.deliver(slot, partition, work, &checked);
+                self.tell_passes();
+                delivered
+            }
             Err(fault) => {
                 self.metrics.fault(fault.kind).inc();
                 if work.halve() {

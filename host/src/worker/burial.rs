@@ -28,10 +28,15 @@ pub(super) struct Skips {
 impl Worker {
     /// The first record in hand passed.
     pub(super) fn passed(&mut self) {
-        self.publication.passed(1);
+        self.passes += 1;
         if let Some(breaker) = &mut self.breaker {
             breaker.passed();
         }
+    }
+
+    /// Tells the version how many records passed; the workers share its counts, so not for each of them.
+    pub(super) fn tell_passes(&mut self) {
+        self.publication.passed(std::mem::take(&mut self.passes));
     }
 
     /// The first record in hand failed.
@@ -57,6 +62,7 @@ impl Worker {
         let Some(offset) = work.part().and_then(<[Message]>::first).map(Message::offset) else {
             return Ok(());
         };
+        self.tell_passes();
         if self.publication.failed() {
             self.roll_back(fault)?;
         }
