@@ -253,6 +253,8 @@ impl Worker {
         if self.begin_work(now) {
             return;
         }
+        // Also where no record comes: what is published runs, and what ran before is given up.
+        self.follow_version();
         let until = [self.batcher.due(), self.commit_due()].into_iter().flatten().min();
         let wait = until.map_or(POLL, |until| until.saturating_duration_since(now).min(POLL));
         let mut read = std::mem::take(&mut self.read);
@@ -274,14 +276,15 @@ impl Worker {
         let Some((slot, messages)) = self.batcher.next(now) else {
             return false;
         };
-        if self.task.current.is_newer_than(self.publication.number) {
-            self.take_version();
-        }
+        self.follow_version();
         self.work = Some((slot, Work::new(messages)));
         true
     }
 
-    fn take_version(&mut self) {
+    fn follow_version(&mut self) {
+        if !self.task.current.is_newer_than(self.publication.number) {
+            return;
+        }
         self.publication = self.task.current.get();
         let version = &self.publication.version;
         let plugin = &version.plugin;
