@@ -315,6 +315,7 @@ mod tests {
     async fn nothing_is_changed_without_a_token() {
         let stages = stages();
         let open = listener(stages.clone(), None);
+        assert_eq!(get(&open, "/nothing", None).await.0, 404);
         let guarded = listener(stages.clone(), Some("s3cret"));
         for path in CHANGES {
             let (status, body) = post(&open, path, None).await;

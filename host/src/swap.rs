@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::oneshot;
@@ -61,6 +61,8 @@ pub(crate) struct Swapper {
     pub(crate) status: Arc<StageStatus>,
     pub(crate) file: Option<PathBuf>,
     pub(crate) remembered: Remembered,
+    /// The file could not be read at the start, so that it is news when it comes back.
+    pub(crate) is_file_unread: bool,
 }
 
 /// A version on its way to the workers.
@@ -78,30 +80,32 @@ impl Swapper {
     /// When the thread cannot be started.
     pub(crate) fn start(mut self, requests: Receiver<Request>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
         let watched = self.file.clone().filter(|_| self.place.stage.swap.watch);
-        let mut watch = watched.map(|file| {
-            FileWatch::new(
-                file,
-                self.remembered.file.clone(),
-                self.place.stage.limits.file_bytes.value,
-            )
-        });
+        let known = self.remembered.file.clone().filter(|_| !self.is_file_unread);
+        let bytes_max = self.place.stage.limits.file_bytes.value;
+        let mut watch = watched.map(|file| FileWatch::new(file, known, bytes_max));
         std::thread::Builder::new()
             .name(format!("{}-swap", self.name()))
             .spawn(move || {
+                let mut next_look = Instant::now() + LOOK;
                 while !stop.load(Ordering::Acquire) {
-                    match requests.recv_timeout(LOOK) {
+                    let wait = next_look.saturating_duration_since(Instant::now());
+                    match requests.recv_timeout(wait) {
                         Ok(request) => {
                             let outcome = self.fulfil(request.wish);
                             // Whoever asked may be gone.
                             let _ = request.answer.send(outcome.map_err(|error| format!("{error:#}")));
                         }
                         Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+                        Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
                     }
                     self.follow_rollback();
+                    // However many requests there are: a file has settled when it stays the same for this long.
+                    if Instant::now() < next_look {
+                        continue;
+                    }
+                    next_look = Instant::now() + LOOK;
                     if let Some(found) = watch.as_mut().and_then(FileWatch::look) {
-                        // What became of it is told in the log, the status and the history.
-                        let _ = self.take_file(found);
+                        self.file_changed(found);
                     }
                 }
             })
@@ -135,7 +139,18 @@ impl Swapper {
         }
     }
 
-    /// The file has changed.
+    /// The watch has found another file. What becomes of it is told in the log, the status and the history.
+    fn file_changed(&mut self, found: Result<Binary>) {
+        let digest = found.as_ref().ok().map(|binary| &binary.digest);
+        if digest.is_some() && digest == self.remembered.file.as_ref() && digest != self.remembered.active.as_ref() {
+            // It was tried before, by command or before the file went away, and is still what it was then.
+            self.status.set_refused(self.remembered.refused.clone());
+            return;
+        }
+        let _ = self.take_file(found);
+    }
+
+    /// The file is to run.
     fn take_file(&mut self, found: Result<Binary>) -> Result<PluginReport> {
         let binary = match found {
             Ok(binary) => binary,
@@ -185,6 +200,11 @@ impl Swapper {
     }
 
     fn configure(&mut self, config: PluginConfig) -> Result<PluginReport> {
+        if config.value == self.place.stage.config.value {
+            // Back to what runs: nothing is refused any more.
+            self.status.set_refused(self.remembered.refused.clone());
+            return self.status.plugin().context("no plugin runs");
+        }
         let digest = self.remembered.active.clone().context("no plugin runs")?;
         let binary = match &self.store {
             Some(store) => store.binary(&digest)?,
@@ -214,6 +234,8 @@ impl Swapper {
             }
         };
         chaos::kill(Point::SwapLoaded);
+        // What was rolled back while this was loaded is remembered first.
+        self.follow_rollback();
         let candidate = Candidate {
             binary,
             prepared,
@@ -287,7 +309,7 @@ impl Swapper {
         store.keep(binary)?;
         store.record(&self.event(change, by, Some(report), None))?;
         store.remember(self.name(), remembered)?;
-        if let Err(error) = store.tidy() {
+        if let Err(error) = store.tidy(SystemTime::now()) {
             tracing::warn!(error = format!("{error:#}"), "old versions are not cleared away");
         }
         Ok(())

@@ -256,7 +256,7 @@ impl Worker {
         if self.begin_work(now) {
             return;
         }
-        // An idle worker takes it, too: an old version nobody runs takes no memory.
+        // Also where no record comes: what is published runs, and what ran before is given up.
         self.follow_version();
         let until = [self.batcher.due(), self.commit_due()].into_iter().flatten().min();
         let wait = until.map_or(POLL, |until| until.saturating_duration_since(now).min(POLL));

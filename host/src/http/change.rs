@@ -29,7 +29,7 @@ pub(super) fn routes(control: Arc<Control>, has_token: bool) -> Router {
         .route("/stages/{stage}/resume", post(resume))
         .route("/plugins/{stage}/swap", post(swap).layer(DefaultBodyLimit::max(limit)))
         .route("/plugins/{stage}/rollback", post(roll_back))
-        .layer(middleware::from_fn_with_state(has_token, guard))
+        .route_layer(middleware::from_fn_with_state(has_token, guard))
         .route("/plugins/{stage}/history", get(history))
         .with_state(control)
 }

@@ -45,6 +45,7 @@ pub(super) struct StageRun {
     place: Place,
     file: Option<PathBuf>,
     remembered: Remembered,
+    is_file_unread: bool,
     current: Arc<Current<Version>>,
     replay: Arc<ReplayTopic>,
     metrics: StageMetrics,
@@ -90,7 +91,7 @@ impl StageRun {
         }
         if let Some(store) = &shared.store {
             store.keep(&origin.binary)?;
-            store.record(&Event {
+            let started = Event {
                 at: now(),
                 stage: stage.name.value.clone(),
                 change: Change::Started,
@@ -98,12 +99,23 @@ impl StageRun {
                 from: None,
                 digest: Some(report.digest.clone()),
                 plugin: Some(format!("{} {}", report.name, report.version)),
-                reason: origin.refused.clone(),
-            })?;
+                reason: None,
+            };
+            if origin.refused.is_some() {
+                store.record(&Event {
+                    change: Change::Refused,
+                    digest: remembered.file.clone().filter(|_| !origin.is_file_unread),
+                    plugin: None,
+                    reason: origin.refused.clone(),
+                    ..started.clone()
+                })?;
+            }
+            store.record(&started)?;
             store.remember(&stage.name, &remembered)?;
         }
         metrics.runs(&report.name, &report.version, &report.digest);
-        status.set_refused(remembered.refused.clone().or(origin.refused));
+        // What was found just now is newer than what was known.
+        status.set_refused(origin.refused.or(remembered.refused.clone()));
         status.set_plugin(report);
         let replay = ReplayTopic::of(&shared.pipeline, &place.stage, &shared.partitions);
         Ok(Self {
@@ -112,6 +124,7 @@ impl StageRun {
             replay,
             file: origin.file,
             remembered,
+            is_file_unread: origin.is_file_unread,
             current: Current::new(version),
             metrics,
             status,
@@ -133,6 +146,7 @@ impl StageRun {
             status: Arc::clone(&self.status),
             file: self.file.clone(),
             remembered: self.remembered.clone(),
+            is_file_unread: self.is_file_unread,
         };
         swapper.start(received, Arc::clone(stop))?;
         Ok(requests)

@@ -108,6 +108,15 @@ impl Runtime {
     }
 }
 
+#[cfg(test)]
+impl Runtime {
+    /// How many plugins were found compiled, and how many had to be.
+    pub(crate) fn cached_and_compiled(&self) -> (usize, usize) {
+        let cache = self.cache.as_ref();
+        cache.map_or((0, 0), |cache| (cache.cache_hits(), cache.cache_misses()))
+    }
+}
+
 impl Machines {
     /// Makes every running guest be looked at.
     fn tick(&self) {

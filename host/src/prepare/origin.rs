@@ -23,6 +23,8 @@ pub(crate) struct Origin {
     pub(crate) binary: Binary,
     /// The file was refused just now, with these words.
     pub(crate) refused: Option<String>,
+    /// It was refused because it could not even be read, or built.
+    pub(crate) is_file_unread: bool,
 }
 
 type Mistakes = Vec<ConfigError>;
@@ -44,7 +46,12 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
             .map_err(wrong),
         Err(mistake) => Err(vec![mistake.clone()]),
     };
-    let file = file.ok();
+    // A file that is not there may come back.
+    let named = match &stage.plugin.value {
+        PluginSource::WasmFile { path, .. } => Some(path.clone()),
+        PluginSource::CrateFolder { .. } => None,
+    };
+    let file = file.ok().or(named);
     let mut remembered = match store {
         Some(store) => store.remembered(&stage.name).map_err(wrong)?,
         None => Remembered::default(),
@@ -61,6 +68,7 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
                 remembered,
                 binary,
                 refused: None,
+                is_file_unread: false,
             },
         ));
     }
@@ -77,6 +85,7 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
                     remembered,
                     binary,
                     refused: None,
+                    is_file_unread: false,
                 },
             ));
         }
@@ -86,7 +95,8 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
         return Err(mistakes);
     };
     let text = told(stage, &mistakes);
-    if digest.is_some() {
+    let is_file_unread = digest.is_none();
+    if !is_file_unread {
         remembered.file = digest;
         remembered.refused = Some(text.clone());
     }
@@ -97,6 +107,7 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
             remembered,
             binary,
             refused: Some(text),
+            is_file_unread,
         },
     ))
 }

@@ -1,6 +1,6 @@
 //! Follows the pipeline file: a stage's `config` that changes is given to its plugin; everything else is named as needing a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -23,6 +23,8 @@ struct Follower {
     began_with: Pipeline,
     /// What each stage's plugin is configured with.
     configs: BTreeMap<String, serde_json::Value>,
+    /// Stages whose plugin did not take the file's configuration.
+    refused: BTreeSet<String>,
     swaps: BTreeMap<String, Sender<Request>>,
     status: Arc<PipelineStatus>,
 }
@@ -40,6 +42,7 @@ pub(crate) fn follow(
     let config = |stage: &Stage| (stage.name.value.clone(), stage.config.value.clone());
     let mut follower = Follower {
         configs: pipeline.stages.iter().map(config).collect(),
+        refused: BTreeSet::new(),
         began_with: pipeline.clone(),
         swaps,
         status,
@@ -113,7 +116,8 @@ impl Follower {
     fn configure(&mut self, stage: &Stage) -> Result<(), String> {
         let name = &stage.name.value;
         let known = self.began_with.stage(name).is_some_and(|stage| stage.swap.watch);
-        if !known || self.configs.get(name) == Some(&stage.config.value) {
+        let is_news = self.configs.get(name) != Some(&stage.config.value) || self.refused.contains(name);
+        if !known || !is_news {
             return Ok(());
         }
         let Some(swaps) = self.swaps.get(name) else {
@@ -128,7 +132,11 @@ impl Follower {
         let Ok(outcome) = outcome.blocking_recv() else {
             return Ok(());
         };
-        outcome?;
+        if let Err(error) = outcome {
+            self.refused.insert(name.clone());
+            return Err(error);
+        }
+        self.refused.remove(name);
         self.configs.insert(name.clone(), stage.config.value.clone());
         Ok(())
     }

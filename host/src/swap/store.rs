@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use crate::plugin::component::Binary;
 
 /// How many versions of a stage can be gone back to.
 const VERSIONS_KEPT: usize = 10;
+/// Bytes that nothing names are left alone for this long: another stage or process may be about to name them.
+const UNNAMED_KEPT: Duration = Duration::from_secs(60);
 /// When the history is longer, its older half goes.
 const HISTORY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
@@ -198,10 +200,13 @@ impl Store {
     /// When they cannot be written.
     pub(crate) fn keep(&self, binary: &Binary) -> Result<()> {
         let file = self.plugin_file(&binary.digest);
-        if file.exists() {
-            return Ok(());
+        match File::options().write(true).open(&file) {
+            // Nobody clears it away before it is named.
+            Ok(kept) => kept
+                .set_modified(SystemTime::now())
+                .with_context(|| format!("touch {}", file.display())),
+            Err(_) => replace(&file, &binary.bytes),
         }
-        replace(&file, &binary.bytes)
     }
 
     /// The bytes of a version that was kept.
@@ -217,11 +222,11 @@ impl Store {
         Ok(binary)
     }
 
-    /// Forgets bytes that no stage can go back to.
+    /// Forgets bytes that no stage can go back to, and that are old enough to be named by now.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub(crate) fn tidy(&self) -> Result<()> {
+    pub(crate) fn tidy(&self, now: SystemTime) -> Result<()> {
         let mut wanted = Vec::new();
         for entry in fs::read_dir(self.dir.join("stages")).context("list stages")? {
             let path = entry.context("list stages")?.path();
@@ -233,7 +238,10 @@ impl Store {
         for entry in fs::read_dir(self.dir.join("plugins")).context("list plugins")? {
             let path = entry.context("list plugins")?.path();
             let digest = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".wasm"));
-            if digest.is_some_and(|digest| !wanted.iter().any(|wanted| wanted == digest)) {
+            let is_wanted = digest.is_none_or(|digest| wanted.iter().any(|wanted| wanted == digest));
+            let modified = fs::metadata(&path).and_then(|found| found.modified());
+            let is_old = modified.is_ok_and(|modified| modified + UNNAMED_KEPT < now);
+            if !is_wanted && is_old {
                 // Another process may have been faster.
                 let _ = fs::remove_file(&path);
             }
@@ -376,13 +384,33 @@ mod tests {
             remembered.activate(&binary.digest);
         }
         store.remember("s", &remembered).unwrap();
-        store.tidy().unwrap();
-        let kept: Vec<bool> = binaries
-            .iter()
-            .map(|binary| store.binary(&binary.digest).is_ok())
-            .collect();
-        assert_eq!(kept[..2], [false; 2]);
-        assert_eq!(kept[2..], [true; VERSIONS_KEPT]);
+        let kept = || -> Vec<bool> {
+            let binaries = binaries.iter();
+            binaries.map(|binary| store.binary(&binary.digest).is_ok()).collect()
+        };
+        let now = SystemTime::now();
+        // Another stage may have kept them to name them next.
+        store.tidy(now).unwrap();
+        assert_eq!(kept(), [true; VERSIONS_KEPT + 2]);
+        store.tidy(now + UNNAMED_KEPT * 2).unwrap();
+        assert_eq!(kept()[..2], [false; 2]);
+        assert_eq!(kept()[2..], [true; VERSIONS_KEPT]);
+    }
+
+    #[test]
+    fn bytes_that_are_kept_again_are_as_good_as_new() {
+        let (_dir, store) = store();
+        let binary = Binary::new(b"good".to_vec());
+        store.keep(&binary).unwrap();
+        let old = SystemTime::now() - UNNAMED_KEPT * 2;
+        let file = File::options()
+            .write(true)
+            .open(store.plugin_file(&binary.digest))
+            .unwrap();
+        file.set_modified(old).unwrap();
+        store.keep(&binary).unwrap();
+        store.tidy(SystemTime::now()).unwrap();
+        assert_eq!(store.binary(&binary.digest).unwrap().bytes, b"good");
     }
 
     #[test]

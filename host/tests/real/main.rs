@@ -6,6 +6,7 @@ mod support;
 
 mod at_least_once;
 mod brokers;
+mod control;
 mod dlq;
 mod evil;
 mod exactly_once;
@@ -15,5 +16,8 @@ mod golden;
 mod graph;
 mod lifecycle;
 mod noaa;
+mod policies;
 mod records;
 mod retention;
+mod swap;
+mod swap_load;

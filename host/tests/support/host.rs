@@ -56,6 +56,21 @@ impl Pipeline {
         self.set(&["stages", name], stage)
     }
 
+    /// Leaves out a section of the file.
+    pub(crate) fn without(self, section: &str) -> Self {
+        self.without_key(&[], section)
+    }
+
+    /// Leaves out a key of the section at `keys`.
+    pub(crate) fn without_key(mut self, keys: &[&str], key: &str) -> Self {
+        let mut place = &mut self.text;
+        for key in keys {
+            place = &mut place[*key];
+        }
+        place.as_object_mut().unwrap().remove(key);
+        self
+    }
+
     /// Writes the file. JSON is YAML.
     pub(crate) fn write(&self) -> PathBuf {
         let path = self.folder.path().join("pipeline.yaml");
@@ -87,6 +102,12 @@ impl Invocation {
     /// `wasmill run PIPELINE --until-caught-up`.
     pub(crate) fn catch_up(pipeline: &Path) -> Self {
         Self::new(&["run", pipeline.to_str().unwrap(), "--until-caught-up"])
+    }
+
+    /// One argument more.
+    pub(crate) fn and(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
@@ -207,6 +228,13 @@ impl Host {
         let what = format!("`wasmill {}` to end", self.arguments.join(" "));
         let status = wait_for(&what, deadline, || self.exited());
         assert_eq!(status.code(), Some(code), "{what}: {status}\n{}", self.tail());
+    }
+
+    /// Asks it to end, and asserts the exit code.
+    #[track_caller]
+    pub(crate) fn terminated_with(mut self, code: i32) {
+        self.terminate();
+        self.exits(code, PATIENCE);
     }
 
     pub(crate) fn printed(&self) -> Printed {

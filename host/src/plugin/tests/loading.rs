@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{patient, runtime};
+use super::{built, patient, runtime};
 use crate::plugin::component::{self, Binary, Wanted};
 use crate::plugin::grants::Grants;
 use crate::plugin::instance::Executor;
+use crate::plugin::runtime::Runtime;
 
 const PREAMBLE: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
@@ -131,4 +132,27 @@ fn a_file_that_is_too_large_is_not_read() {
 #[test]
 fn a_file_that_is_not_there_is_said_to_be_missing() {
     insta::assert_snapshot!(said_of_file("no-such.wasm".as_ref(), None), @"open the plugin file: No such file or directory (os error 2)");
+}
+
+/// A process that starts again, and a swap to a version that ran before, do not wait for the compiler.
+#[test]
+fn what_was_compiled_once_is_not_compiled_again() {
+    // What no earlier run of this test has left in the cache: a section of its own at the end.
+    let name = uuid::Uuid::new_v4().simple().to_string();
+    let section = [&[0, 33, 32], name.as_bytes()].concat();
+    let bytes = [std::fs::read(built("host/tests/guests/misbehave")).unwrap(), section].concat();
+    let starts = || {
+        let runtime = Runtime::new().unwrap();
+        let wanted = Wanted {
+            stage: "under-test",
+            sha256: None,
+            config: "{}".to_owned(),
+            limits: patient(),
+            grants: Grants::default(),
+        };
+        let executor = Arc::new(Executor::new().unwrap());
+        component::load(&runtime, &Binary::new(bytes.clone()), wanted, &executor).unwrap();
+        runtime.cached_and_compiled()
+    };
+    assert_eq!((starts(), starts()), ((0, 1), (1, 0)));
 }

@@ -25,7 +25,7 @@ impl fmt::Display for Numbered {
 
 impl Numbered {
     /// Reads what `Display` wrote; a ninth word is padding. None: any other text.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split(' ').take(8).collect();
         let [
             "key",

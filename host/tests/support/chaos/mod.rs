@@ -94,14 +94,17 @@ impl Topics {
     }
 
     pub(crate) fn create_on(kafka: Kafka, name: &str) -> Self {
+        Self::create_with(kafka, name, &[])
+    }
+
+    /// With these settings of the output's topic.
+    pub(crate) fn create_with(kafka: Kafka, name: &str, settings: &[(&str, &str)]) -> Self {
         let app = unique(name);
         let [input, output, letters] = ["in", "out", "dead-letters"].map(|name| format!("{app}.{name}"));
         kafka.create_topic(&input, PARTITIONS, &[]);
-        kafka.create_topic(
-            &output,
-            PARTITIONS,
-            &[("max.message.bytes", &OUTPUT_BYTES_MAX.to_string())],
-        );
+        let limit = OUTPUT_BYTES_MAX.to_string();
+        let settings = [&[("max.message.bytes", limit.as_str())], settings].concat();
+        kafka.create_topic(&output, PARTITIONS, &settings);
         kafka.create_topic(&letters, 1, &[]);
         Self {
             kafka,
@@ -147,7 +150,8 @@ impl Topics {
         ] {
             seen.extend(self.kafka.read_committed(topic).into_iter().map(|placed| Seen {
                 place: place(placed.partition),
-                text: placed.record.value_text().to_owned(),
+                // A version of a plugin may have put its name before it.
+                text: unlabelled(placed.record.value_text()).to_owned(),
             }));
         }
         let committed: Vec<Committed> = offsets_log::commits(&self.kafka, &self.group())
@@ -160,6 +164,10 @@ impl Topics {
             .collect();
         checker::check(sent, &seen, &committed)
     }
+}
+
+fn unlabelled(text: &str) -> &str {
+    text.split_once(": ").map_or(text, |(_, text)| text)
 }
 
 /// Runs it and looks at what came out.
