@@ -15,12 +15,8 @@ pub(crate) fn pour(value: &str) {
             abort();
         }
         "huge-panic" => panic!("{}", "ä".repeat(10 << 20)),
-        "pollables" => keep(&|| {
-            std::mem::forget(handles::pollable());
-        }),
-        "streams" => keep(&|| {
-            std::mem::forget(handles::stream());
-        }),
+        "pollables" => keep(&handles::pollable),
+        "streams" => keep(&handles::stream),
         "exit-0" => std::process::exit(0),
         _ => {}
     }
@@ -39,14 +35,15 @@ fn keep(take: &dyn Fn()) {
     }
 }
 
+/// Handles that are taken and never given back.
 #[cfg(target_os = "wasi")]
 mod handles {
-    pub(super) fn pollable() -> wasip2::io::poll::Pollable {
-        wasip2::clocks::monotonic_clock::subscribe_duration(1)
+    pub(super) fn pollable() {
+        std::mem::forget(wasip2::clocks::monotonic_clock::subscribe_duration(1));
     }
 
-    pub(super) fn stream() -> wasip2::io::streams::OutputStream {
-        wasip2::cli::stdout::get_stdout()
+    pub(super) fn stream() {
+        std::mem::forget(wasip2::cli::stdout::get_stdout());
     }
 }
 
