@@ -193,7 +193,8 @@ fn run(arguments: &Run) -> Result<()> {
     };
     let pipeline = load(&arguments.pipeline, Broker::Configured)?;
     let runtime = Arc::new(Runtime::new()?);
-    let store = Store::open(&pipeline.state_dir, &pipeline.app).map_err(|error| {
+    let instance = pipeline.instance.as_ref().map(|instance| instance.as_str());
+    let store = Store::open(&pipeline.state_dir, &pipeline.app, instance).map_err(|error| {
         let mistake = ConfigError::at(pipeline.state_dir.at, format!("`state.dir`: {error:#}"));
         ConfigErrors::one(&pipeline.file, mistake)
     })?;

@@ -27,8 +27,6 @@ pub(crate) enum Refusal {
 pub(crate) struct Control {
     pub(crate) status: Arc<PipelineStatus>,
     pub(crate) store: Option<Arc<Store>>,
-    /// The process's own name, where the pipeline file gives it one.
-    pub(crate) instance: Option<String>,
     pub(crate) swaps: BTreeMap<String, Sender<Request>>,
     /// The largest plugin file that any stage takes.
     pub(crate) file_bytes_max: u64,
@@ -69,7 +67,7 @@ impl Control {
     fn set_paused(&self, name: &str, paused: bool) -> Result<(), Refusal> {
         let Some(store) = &self.store else { return Ok(()) };
         store
-            .set_paused(name, self.instance.as_deref(), paused)
+            .set_paused(name, paused)
             .map_err(|error| Refusal::Refused(format!("{error:#}")))
     }
 

@@ -171,7 +171,6 @@ mod tests {
         Arc::new(Control {
             status: Arc::new(status),
             store: None,
-            instance: None,
             swaps: BTreeMap::new(),
             file_bytes_max: 1024,
         })

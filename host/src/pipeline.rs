@@ -95,7 +95,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         stop: Stop::default(),
         caught_up: Arc::new(CaughtUp::new(stages.len())),
         stages: Vec::new(),
-        is_controlled: pipeline.admin.is_some(),
+        is_controlled: pipeline.admin.as_ref().is_some_and(|admin| admin.token.is_some()),
     };
     for (ready, status) in stages.into_iter().zip(&status.stages) {
         let (shared, metrics) = (Arc::clone(&shared), metrics.stage(&ready.place.stage.name));
@@ -105,10 +105,11 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
     }
     let mut swaps = BTreeMap::new();
     if let Some(store) = &options.store {
-        for stage in &running.stages {
+        let stop = Arc::clone(&running.stop);
+        for stage in &mut running.stages {
+            swaps.insert(stage.status.name().to_owned(), stage.start_swapper(&stop)?);
             let name = stage.status.name();
-            swaps.insert(name.to_owned(), stage.start_swapper(&running.stop)?);
-            if store.is_paused(name, own_name.as_deref()) {
+            if store.is_paused(name) {
                 stage.status.pause();
                 tracing::warn!(
                     stage = name,
@@ -123,7 +124,6 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         let control = Control {
             status: Arc::clone(&status),
             store: options.store.clone(),
-            instance: own_name,
             swaps,
             file_bytes_max: file_bytes.max().unwrap_or(0),
         };
@@ -157,7 +157,9 @@ impl Running {
 
     /// No worker is left, and nobody can bring one back.
     fn is_over(&self) -> bool {
-        let can_come_back = |stage: &StageRun| self.is_controlled && stage.status.is_held();
+        // One that was resumed a moment ago has no worker yet.
+        let can_come_back =
+            |stage: &StageRun| stage.status.is_to_run() || (self.is_controlled && stage.status.is_held());
         self.stages.iter().all(StageRun::is_over) && !self.stages.iter().any(can_come_back)
     }
 
@@ -196,6 +198,10 @@ impl Running {
                 "stage `{stage}` did not end within {} s; what was not committed comes again",
                 deadline.as_secs()
             );
+        }
+        // A compilation may be under way; what it would publish nobody runs any more.
+        while !self.stages.iter().all(StageRun::is_swapper_over) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
         }
         let stopped: Vec<String> = self
             .status

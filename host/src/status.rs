@@ -100,6 +100,12 @@ struct Will {
     stopped: Option<Stopped>,
 }
 
+impl Will {
+    fn is_to_run(&self) -> bool {
+        !self.paused && self.stopped.is_none()
+    }
+}
+
 /// Why a stage does not run any more.
 #[derive(Debug, Clone)]
 pub(crate) struct Stopped {
@@ -164,19 +170,25 @@ impl StageStatus {
         locked(&self.stopping).store(true, Ordering::Release);
     }
 
-    /// Workers are about to start. What comes back is set when they have to finish.
-    pub(crate) fn begin(&self) -> Arc<AtomicBool> {
+    /// Workers are about to start. What comes back is set when they have to finish; none where they are not to start.
+    pub(crate) fn begin(&self) -> Option<Arc<AtomicBool>> {
+        // Held to the end: a pause comes before it or finds the new mark to set.
+        let will = locked(&self.will);
+        if !will.is_to_run() {
+            return None;
+        }
         for worker in &self.workers {
             worker.begin();
         }
         let fresh = Arc::<AtomicBool>::default();
         *locked(&self.stopping) = Arc::clone(&fresh);
-        fresh
+        Some(fresh)
     }
 
     /// The stage's workers finish, and no others take their places until `resume`.
     pub(crate) fn pause(&self) {
-        locked(&self.will).paused = true;
+        let mut will = locked(&self.will);
+        will.paused = true;
         self.stop();
     }
 
@@ -203,8 +215,7 @@ impl StageStatus {
 
     /// Workers without a thread are to get one.
     pub(crate) fn is_to_run(&self) -> bool {
-        let will = locked(&self.will);
-        !will.paused && will.stopped.is_none()
+        locked(&self.will).is_to_run()
     }
 
     /// It does not run, and `stage resume` is the way back.

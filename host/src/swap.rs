@@ -28,7 +28,7 @@ use crate::prepare::{self, Place, Prepared};
 use crate::status::{PluginReport, StageStatus};
 use crate::version::{Current, RolledBack, Version};
 
-use store::{Change, Event, Remembered, Store};
+use store::{Change, Event, OnTrial, Remembered, Store};
 use watch::FileWatch;
 
 /// How often the file is looked at.
@@ -91,7 +91,7 @@ impl Swapper {
                     let wait = next_look.saturating_duration_since(Instant::now());
                     match requests.recv_timeout(wait) {
                         Ok(request) => {
-                            let outcome = self.fulfil(request.wish);
+                            let outcome = self.unharmed(|swapper| swapper.fulfil(request.wish));
                             // Whoever asked may be gone.
                             let _ = request.answer.send(outcome.map_err(|error| format!("{error:#}")));
                         }
@@ -99,15 +99,18 @@ impl Swapper {
                         Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
                     }
                     self.follow_rollback();
+                    self.end_trial();
                     // However many requests there are: a file has settled when it stays the same for this long.
                     if Instant::now() < next_look {
                         continue;
                     }
                     next_look = Instant::now() + LOOK;
                     if let Some(found) = watch.as_mut().and_then(FileWatch::look) {
-                        self.file_changed(found);
+                        // What becomes of it is told in the log, the status and the history.
+                        let _ = self.unharmed(|swapper| swapper.file_changed(found));
                     }
                 }
+                self.follow_rollback();
             })
             .context("start a swap thread")
     }
@@ -116,7 +119,17 @@ impl Swapper {
         &self.place.stage.name.value
     }
 
+    /// The compiler and the check of schemas are given foreign bytes: should they panic, the bytes are refused and the thread goes on.
+    fn unharmed<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(self)));
+        done.unwrap_or_else(|_| {
+            let error = anyhow!("the host panicked on it, which is a defect of the host; its message is in the log");
+            Err(self.refuse(None, "command", error))
+        })
+    }
+
     fn fulfil(&mut self, wish: Wish) -> Result<PluginReport> {
+        self.follow_rollback();
         match wish {
             Wish::Bytes(bytes) => {
                 let bytes_max = self.place.stage.limits.file_bytes.value;
@@ -139,15 +152,15 @@ impl Swapper {
         }
     }
 
-    /// The watch has found another file. What becomes of it is told in the log, the status and the history.
-    fn file_changed(&mut self, found: Result<Binary>) {
+    /// The watch has found another file.
+    fn file_changed(&mut self, found: Result<Binary>) -> Result<()> {
         let digest = found.as_ref().ok().map(|binary| &binary.digest);
         if digest.is_some() && digest == self.remembered.file.as_ref() && digest != self.remembered.active.as_ref() {
             // It was tried before, by command or before the file went away, and is still what it was then.
             self.status.set_refused(self.remembered.refused.clone());
-            return;
+            return Ok(());
         }
-        let _ = self.take_file(found);
+        self.take_file(found).map(|_| ())
     }
 
     /// The file is to run.
@@ -257,7 +270,15 @@ impl Swapper {
             Err(error) => return Err(self.refuse(Some(&binary), by, error)),
         };
         let report = report(&version, self.file.as_ref());
+        let share = match change {
+            Change::Swapped | Change::Configured => self.place.stage.swap.rollback,
+            Change::Started | Change::Refused | Change::RolledBack => None,
+        };
+        let trial = share.map(|share| self.current.next_trial(share));
         let mut remembered = self.remembered.clone();
+        let before = remembered.active.take().filter(|before| *before != binary.digest);
+        // The configuration before is not kept, so its trial ends with the process.
+        remembered.trial = before.zip(trial).map(|(before, trial)| OnTrial { trial, before });
         remembered.activate(&binary.digest);
         remembered.refused = None;
         if let Err(error) = self.keep(&binary, change, by, &report, &remembered) {
@@ -265,14 +286,13 @@ impl Swapper {
             return Err(self.refuse(Some(&binary), by, error.context("the version cannot be kept")));
         }
         chaos::kill(Point::SwapRecorded);
-        let trial = match change {
-            Change::Swapped | Change::Configured => self.place.stage.swap.rollback,
-            Change::Started | Change::Refused | Change::RolledBack => None,
-        };
-        if let Some(rolled_back) = self.current.publish(version, trial) {
+        let rolled_back = self.current.publish(version, trial);
+        self.remembered = remembered;
+        if let Some(rolled_back) = rolled_back {
+            // Its own mark may stand where this version was remembered.
+            self.remember();
             self.tell_rolled_back(&rolled_back);
         }
-        self.remembered = remembered;
         chaos::kill(Point::SwapPublished);
         chaos::record("swap");
         self.metrics.swap(change.as_str());
@@ -371,15 +391,22 @@ impl Swapper {
             return;
         };
         let (from, to) = (&rolled_back.from, &rolled_back.to);
-        self.remembered.versions.retain(|digest| *digest != from.plugin.digest);
-        self.remembered.activate(&to.plugin.digest);
-        self.remembered.refused = Some(rolled_back.reason.clone());
+        self.remembered
+            .roll_back(&from.plugin.digest, &to.plugin.digest, &rolled_back.reason);
         self.remember();
         self.place.stage.config = to.config.clone();
         let report = self.tell_rolled_back(&rolled_back);
         self.metrics.runs(&report.name, &report.version, &report.digest);
         self.status.set_plugin(report);
         self.status.set_refused(Some(rolled_back.reason));
+    }
+
+    /// The first records of the version that runs went well.
+    fn end_trial(&mut self) {
+        if self.remembered.trial.is_some() && !self.current.get().is_on_trial() {
+            self.remembered.trial = None;
+            self.remember();
+        }
     }
 
     fn tell_rolled_back(&self, rolled_back: &RolledBack<Version>) -> PluginReport {

@@ -32,7 +32,7 @@ use crate::reply::Checked;
 use crate::sink::{Failure, Sink};
 use crate::status::WorkerStatus;
 use crate::topics::ReplayTopic;
-use crate::version::{Current, Publication, Version};
+use crate::version::{Current, Publication, Tally, Version};
 use crate::work::Work;
 
 /// How long the private queue is waited for; the main queue is served at least this often.
@@ -115,8 +115,8 @@ pub(crate) struct Worker {
     executor: Arc<Executor>,
     breaker: Option<Breaker>,
     skips: burial::Skips,
-    /// Records that passed and are not told of.
-    passes: u64,
+    /// How records went with the present version since the last commit.
+    tally: Tally,
     metrics: StageMetrics,
     status: Arc<WorkerStatus>,
     /// Positions must be read again from the group before anything else is processed.
@@ -161,7 +161,7 @@ impl Worker {
             executor: Arc::new(Executor::new().context("start the executor")?),
             breaker: task.on_fault.breaker.map(Breaker::new),
             skips: burial::Skips::default(),
-            passes: 0,
+            tally: Tally::default(),
             metrics,
             status,
             out_of_sync: false,
@@ -274,22 +274,26 @@ impl Worker {
         self.begin_work(now);
     }
 
-    /// Takes the next batch in hand, with the version of the plugin that is published now: between two batches, and nowhere else.
+    /// Takes the next batch in hand.
     fn begin_work(&mut self, now: Instant) -> bool {
         let Some((slot, messages)) = self.batcher.next(now) else {
             return false;
         };
-        self.follow_version();
         self.work = Some((slot, Work::new(messages)));
         true
     }
 
+    /// Takes the version of the plugin that is published now: between two calls, and nowhere else. What is left of a batch that is being halved
+    /// is the new version's.
     fn follow_version(&mut self) {
         if !self.task.current.is_newer_than(self.publication.number) {
             return;
         }
-        self.tell_passes();
+        self.publication.committed(std::mem::take(&mut self.tally));
         self.publication = self.task.current.get();
+        // What was refused was another version's.
+        self.condemned = None;
+        self.halving = Halving::default();
         let version = &self.publication.version;
         let plugin = &version.plugin;
         self.packer = Packer::new(plugin.description.reads);
@@ -358,6 +362,7 @@ impl Worker {
     }
 
     fn advance(&mut self, slot: Slot, partition: &TopicPartition, work: &mut Work<Message>) -> Result<(), Failure> {
+        self.follow_version();
         if let Some(at) = self.condemned_in(partition, work) {
             if at > 0 {
                 work.split(at);
@@ -376,11 +381,7 @@ impl Worker {
             }
         };
         match called {
-            Ok(checked) => {
-                let delivered = self.deliver(slot, partition, work, &checked);
-                self.tell_passes();
-                delivered
-            }
+            Ok(checked) => self.deliver(slot, partition, work, &checked),
             Err(fault) => {
                 self.metrics.fault(fault.kind).inc();
                 if work.halve() {
@@ -404,6 +405,10 @@ impl Worker {
             );
             match made {
                 Ok(instance) => return Ok(instance),
+                Err(fault) if tries == INSTANCE_TRIES_MAX && self.publication.is_on_trial() => {
+                    self.roll_back(&fault)?;
+                    return Err(Failure::Stop(fault.message));
+                }
                 Err(fault) if tries == INSTANCE_TRIES_MAX => {
                     let text = format!(
                         "no instance of the plugin can be made any more ({}): {fault}",

@@ -43,11 +43,11 @@ async fn guard(State(has_token): State<bool>, request: Request, next: Next) -> R
 }
 
 async fn pause(State(control): Shared, Path(stage): Path<String>) -> Result<Response, Refusal> {
-    Ok(Json(control.pause(&stage)?.json()).into_response())
+    blocking(move || Ok(Json(control.pause(&stage)?.json()).into_response())).await
 }
 
 async fn resume(State(control): Shared, Path(stage): Path<String>) -> Result<Response, Refusal> {
-    Ok(Json(control.resume(&stage)?.json()).into_response())
+    blocking(move || Ok(Json(control.resume(&stage)?.json()).into_response())).await
 }
 
 /// The body is the component; without one the stage's own file is read again.
@@ -74,7 +74,13 @@ async fn roll_back(
 }
 
 async fn history(State(control): Shared, Path(stage): Path<String>) -> Result<Response, Refusal> {
-    Ok(Json(control.history(&stage)?).into_response())
+    blocking(move || Ok(Json(control.history(&stage)?).into_response())).await
+}
+
+/// The state folder may be slow, and the probes share the threads of this listener.
+async fn blocking(work: impl FnOnce() -> Result<Response, Refusal> + Send + 'static) -> Result<Response, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Refusal::Refused(format!("the host panicked: {error}"))))
 }
 
 impl IntoResponse for Refusal {

@@ -17,13 +17,13 @@ use crate::kafka::consumer::Consumer;
 use crate::kafka::lag::LagWatch;
 use crate::kafka::settings;
 use crate::metrics::StageMetrics;
-use crate::prepare::{Place, Ready};
+use crate::prepare::{Place, Prepared, Ready};
 use crate::sink::{Destination, Guarantee, Sink};
 use crate::status::StageStatus;
 use crate::swap::store::{Change, Event, Remembered, Store, now};
 use crate::swap::{self, Request, Swapper};
 use crate::topics::ReplayTopic;
-use crate::version::{Current, Version};
+use crate::version::{Current, OnRollback, Version};
 use crate::worker::{Held, Task, Worker};
 
 /// Keys stay with their partitions while workers come and go; for single-topic inputs.
@@ -51,6 +51,7 @@ pub(super) struct StageRun {
     metrics: StageMetrics,
     pub(super) status: Arc<StageStatus>,
     workers: Vec<JoinHandle<Result<()>>>,
+    swapper: Option<JoinHandle<()>>,
 }
 
 impl StageRun {
@@ -70,16 +71,28 @@ impl StageRun {
             origin,
         } = ready;
         let stage = &place.stage;
-        let version = Arc::new(Version {
-            metrics: prepared.plugin.metrics(&metrics),
-            plugin: prepared.plugin,
-            routes: prepared.routes,
-            config: stage.config.clone(),
-            spares: Vec::new().into(),
-        });
+        let version_of = |prepared: Prepared| {
+            Arc::new(Version {
+                metrics: prepared.plugin.metrics(&metrics),
+                plugin: prepared.plugin,
+                routes: prepared.routes,
+                config: stage.config.clone(),
+                spares: Vec::new().into(),
+            })
+        };
+        let version = version_of(prepared);
         let report = swap::report(&version, origin.file.as_ref());
         let mut remembered = origin.remembered;
         remembered.activate(&version.plugin.digest);
+        // What was on trial when the last process ended is so still, if the version before can still take its place.
+        let before = remembered.trial.as_ref().and_then(|on_trial| {
+            let binary = shared.store.as_ref()?.binary(&on_trial.before).ok()?;
+            let prepared = place.load(&binary, "the version before").ok()?;
+            Some((on_trial.trial, version_of(prepared)))
+        });
+        if before.is_none() {
+            remembered.trial = None;
+        }
         if let Some(reason) = &origin.refused {
             tracing::error!(
                 stage = stage.name.value,
@@ -117,6 +130,7 @@ impl StageRun {
         // What was found just now is newer than what was known.
         status.set_refused(origin.refused.or(remembered.refused.clone()));
         status.set_plugin(report);
+        let current = Current::new(version, before, on_rollback(&shared, stage));
         let replay = ReplayTopic::of(&shared.pipeline, &place.stage, &shared.partitions);
         Ok(Self {
             shared,
@@ -125,10 +139,11 @@ impl StageRun {
             file: origin.file,
             remembered,
             is_file_unread: origin.is_file_unread,
-            current: Current::new(version),
+            current,
             metrics,
             status,
             workers: Vec::new(),
+            swapper: None,
         })
     }
 
@@ -136,7 +151,7 @@ impl StageRun {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(super) fn start_swapper(&self, stop: &Arc<AtomicBool>) -> Result<Sender<Request>> {
+    pub(super) fn start_swapper(&mut self, stop: &Arc<AtomicBool>) -> Result<Sender<Request>> {
         let (requests, received) = channel();
         let swapper = Swapper {
             place: self.place.clone(),
@@ -148,8 +163,13 @@ impl StageRun {
             remembered: self.remembered.clone(),
             is_file_unread: self.is_file_unread,
         };
-        swapper.start(received, Arc::clone(stop))?;
+        self.swapper = Some(swapper.start(received, Arc::clone(stop))?);
         Ok(requests)
+    }
+
+    /// The swap thread has ended, or was never there; what workers rolled back is recorded then.
+    pub(super) fn is_swapper_over(&self) -> bool {
+        self.swapper.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Starts the stage's workers.
@@ -157,7 +177,9 @@ impl StageRun {
     /// # Errors
     /// When a client cannot be made.
     pub(super) fn start(&mut self) -> Result<()> {
-        let stop = self.status.begin();
+        let Some(stop) = self.status.begin() else {
+            return Ok(());
+        };
         self.metrics.running.set(1);
         for number in 0..usize::from(self.place.stage.workers.value) {
             let worker = self.worker(number, &stop)?;
@@ -232,6 +254,9 @@ impl StageRun {
             self.ended(worker);
         }
         if !self.workers.is_empty() {
+            if !self.status.is_to_run() {
+                self.status.stop();
+            }
             return;
         }
         if stopping || !self.status.is_to_run() {
@@ -318,6 +343,26 @@ impl StageRun {
         handle.context("start a lag watch")?;
         Ok(())
     }
+}
+
+/// Remembers a rollback before any worker runs the version before: a restart finds what the outputs came from.
+fn on_rollback(shared: &Shared, stage: &Stage) -> OnRollback<Version> {
+    let (store, stage) = (shared.store.clone(), stage.name.value.clone());
+    Box::new(move |from, to, reason| {
+        let Some(store) = &store else { return };
+        let remembered = store.remembered(&stage).and_then(|mut remembered| {
+            remembered.roll_back(&from.plugin.digest, &to.plugin.digest, reason);
+            store.remember(&stage, &remembered)
+        });
+        if let Err(error) = remembered {
+            let error = format!("{error:#}");
+            tracing::error!(
+                stage,
+                error,
+                "a rollback is not remembered; a restart would run the newer version"
+            );
+        }
+    })
 }
 
 fn bounds_of(stage: &Stage) -> Bounds {

@@ -30,7 +30,7 @@ pub(crate) struct Origin {
 type Mistakes = Vec<ConfigError>;
 
 /// How the bytes are named in messages that were kept and are no file of the pipeline.
-pub(crate) const LAST_GOOD: &str = "the version that ran last";
+pub(crate) const LAST_GOOD: &str = "a version that ran before";
 
 /// Loads what the stage is to run.
 ///
@@ -56,21 +56,19 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
         Some(store) => store.remembered(&stage.name).map_err(wrong)?,
         None => Remembered::default(),
     };
-    let last = last_good(stage, store, &remembered);
     let digest = from_file.as_ref().ok().map(|binary| binary.digest.clone());
-    let is_news = digest.is_none() || remembered.file != digest;
-    let last = last.and_then(|last| Some((place.load(&last, LAST_GOOD).ok()?, last)));
-    if !is_news && let Some((prepared, binary)) = last {
-        return Ok((
-            prepared,
-            Origin {
-                file,
-                remembered,
-                binary,
-                refused: None,
-                is_file_unread: false,
-            },
-        ));
+    let is_file_unread = digest.is_none();
+    let is_news = is_file_unread || remembered.file != digest;
+    let origin = |file, remembered, binary, refused| Origin {
+        file,
+        remembered,
+        binary,
+        refused,
+        is_file_unread,
+    };
+    if !is_news && let Some((prepared, binary)) = remembered.active.as_ref().and_then(|last| kept(place, store?, last))
+    {
+        return Ok((prepared, origin(file, remembered, binary, None)));
     }
     let shown = file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let mistakes = match from_file.and_then(|binary| Ok((place.load(&binary, &shown)?, binary))) {
@@ -78,59 +76,54 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
             remembered.activate(&binary.digest);
             remembered.file = digest;
             remembered.refused = None;
-            return Ok((
-                prepared,
-                Origin {
-                    file,
-                    remembered,
-                    binary,
-                    refused: None,
-                    is_file_unread: false,
-                },
-            ));
+            remembered.trial = None;
+            return Ok((prepared, origin(file, remembered, binary, None)));
         }
         Err(mistakes) => mistakes,
     };
-    let Some((prepared, binary)) = last else {
+    let candidates: Vec<String> = remembered.candidates().cloned().collect();
+    let Some((prepared, binary)) = candidates.iter().find_map(|digest| kept(place, store?, digest)) else {
         return Err(mistakes);
     };
+    if remembered.active.as_ref() != Some(&binary.digest) {
+        remembered.activate(&binary.digest);
+        remembered.trial = None;
+    }
     let text = told(stage, &mistakes);
-    let is_file_unread = digest.is_none();
     if !is_file_unread {
         remembered.file = digest;
         remembered.refused = Some(text.clone());
     }
-    Ok((
-        prepared,
-        Origin {
-            file,
-            remembered,
-            binary,
-            refused: Some(text),
-            is_file_unread,
-        },
-    ))
+    Ok((prepared, origin(file, remembered, binary, Some(text))))
 }
 
-/// What ran last, unless the pipeline file pins something else.
-fn last_good(stage: &Stage, store: Option<&Store>, remembered: &Remembered) -> Option<Binary> {
-    let digest = remembered.active.as_deref()?;
+/// A version that ran before, unless it does not fit any more or the pipeline file pins something else.
+fn kept(place: &Place, store: &Store, digest: &str) -> Option<(Prepared, Binary)> {
+    let stage = &place.stage;
     if let PluginSource::WasmFile { sha256: Some(pin), .. } = &stage.plugin.value
         && crate::plugin::component::hex(pin) != digest
     {
         return None;
     }
-    match store?.binary(digest) {
-        Ok(binary) => Some(binary),
-        Err(error) => {
+    let loaded = store
+        .binary(digest)
+        .map_err(|error| format!("{error:#}"))
+        .and_then(|binary| {
+            let prepared = place
+                .load(&binary, LAST_GOOD)
+                .map_err(|mistakes| told(stage, &mistakes))?;
+            Ok((prepared, binary))
+        });
+    loaded
+        .inspect_err(|error| {
             tracing::warn!(
                 stage = stage.name.value,
-                error = format!("{error:#}"),
-                "what ran last cannot be run again"
+                digest,
+                error,
+                "a version that ran before cannot be run again"
             );
-            None
-        }
-    }
+        })
+        .ok()
 }
 
 /// The mistakes of a stage as one text, for those who know which stage it is.

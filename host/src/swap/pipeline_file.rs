@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 use super::watch::FileWatch;
 use super::{Request, Wish};
 use crate::config::{self, Broker, Pipeline, Stage};
-use crate::plugin::component::Binary;
 use crate::status::PipelineStatus;
 
 /// How often the file is looked at.
@@ -47,16 +46,16 @@ pub(crate) fn follow(
         swaps,
         status,
     };
-    let digest = std::fs::read(&pipeline.file)
-        .ok()
-        .map(|bytes| Binary::new(bytes).digest);
-    let mut watch = FileWatch::new(pipeline.file.clone(), digest, config::FILE_BYTES_MAX);
+    // Read once more at the first look: it may have changed while plugins were compiled.
+    let mut watch = FileWatch::new(pipeline.file.clone(), None, config::FILE_BYTES_MAX);
     let handle = std::thread::Builder::new()
         .name("pipeline-file".to_owned())
         .spawn(move || {
             while !stop.load(Ordering::Acquire) {
-                if let Some(Ok(found)) = watch.look() {
-                    follower.changed(&found.bytes);
+                match watch.look() {
+                    Some(Ok(found)) => follower.changed(&found.bytes),
+                    Some(Err(error)) => follower.unreadable(&error),
+                    None => {}
                 }
                 std::thread::sleep(LOOK);
             }
@@ -66,6 +65,13 @@ pub(crate) fn follow(
 }
 
 impl Follower {
+    fn unreadable(&self, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        tracing::error!(error, "the pipeline file cannot be read; what runs runs on");
+        self.status
+            .set_pending(vec![format!("the pipeline file cannot be read: {error}")]);
+    }
+
     fn changed(&mut self, bytes: &[u8]) {
         let environment = |name: &str| std::env::var(name).ok();
         let text = String::from_utf8_lossy(bytes);

@@ -3,7 +3,7 @@
 //!
 //! A folder for each app in `state: {dir: ..}`: `plugins/DIGEST.wasm` has the bytes, `stages/STAGE.json` what is to run, `history.jsonl` one
 //! line an event. Every file is written beside and renamed, so a crash leaves the old or the new one; the bytes of a version are kept
-//! before anything names them. Several processes may share the folder: what they write of one stage is the same.
+//! before anything names them. Several processes may share the folder, if each has an `instance` of its own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::plugin::component::Binary;
+use crate::version::Trial;
 
 /// How many versions of a stage can be gone back to.
 const VERSIONS_KEPT: usize = 10;
@@ -34,6 +35,17 @@ pub(crate) struct Remembered {
     /// The versions that ran, the latest last, each once.
     #[serde(default)]
     pub(crate) versions: Vec<String>,
+    /// The active version is on trial.
+    #[serde(default)]
+    pub(crate) trial: Option<OnTrial>,
+}
+
+/// What a version on trial is held to, and which one takes its place if it fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OnTrial {
+    pub(crate) trial: Trial,
+    /// A digest.
+    pub(crate) before: String,
 }
 
 impl Remembered {
@@ -44,6 +56,22 @@ impl Remembered {
         self.versions.push(digest.to_owned());
         let over = self.versions.len().saturating_sub(VERSIONS_KEPT);
         self.versions.drain(..over);
+    }
+
+    /// The version `from` had to give way to `to`.
+    pub(crate) fn roll_back(&mut self, from: &str, to: &str, reason: &str) {
+        self.versions.retain(|digest| digest != from);
+        self.activate(to);
+        self.refused = Some(reason.to_owned());
+        self.trial = None;
+    }
+
+    /// The versions to try, the one that ran last first.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &String> {
+        let others = self.versions.iter().rev();
+        self.active
+            .iter()
+            .chain(others.filter(|digest| Some(*digest) != self.active.as_ref()))
     }
 
     /// The version that ran before the present one.
@@ -104,14 +132,15 @@ pub(crate) struct Event {
 /// The folder of one app.
 pub(crate) struct Store {
     dir: PathBuf,
+    instance: Option<String>,
 }
 
 impl Store {
-    /// Makes the folder where it is missing, and proves that it can be written.
+    /// Makes the folder where it is missing, and proves that it can be written. `instance`: the process's own name, where it has one.
     ///
     /// # Errors
     /// When it cannot.
-    pub(crate) fn open(state_dir: &Path, app: &str) -> Result<Self> {
+    pub(crate) fn open(state_dir: &Path, app: &str, instance: Option<&str>) -> Result<Self> {
         let dir = state_dir.join(app);
         let make = || -> Result<()> {
             fs::create_dir_all(dir.join("plugins"))?;
@@ -126,18 +155,28 @@ impl Store {
                 dir.display()
             )
         })?;
-        let store = Self { dir };
+        let store = Self {
+            dir,
+            instance: instance.map(str::to_owned),
+        };
         store.end_torn_line();
         Ok(store)
     }
 
-    fn stage_file(&self, stage: &str) -> PathBuf {
-        self.dir.join("stages").join(format!("{stage}.json"))
+    /// Processes that share a folder keep apart what each of them runs, where they have names.
+    fn own(&self, stage: &str) -> String {
+        match &self.instance {
+            Some(instance) => format!("{stage}@{instance}"),
+            None => stage.to_owned(),
+        }
     }
 
-    fn pause_file(&self, stage: &str, instance: Option<&str>) -> PathBuf {
-        let name = instance.map_or_else(|| stage.to_owned(), |instance| format!("{stage}@{instance}"));
-        self.dir.join("paused").join(name)
+    fn stage_file(&self, stage: &str) -> PathBuf {
+        self.dir.join("stages").join(format!("{}.json", self.own(stage)))
+    }
+
+    fn pause_file(&self, stage: &str) -> PathBuf {
+        self.dir.join("paused").join(self.own(stage))
     }
 
     fn plugin_file(&self, digest: &str) -> PathBuf {
@@ -153,14 +192,7 @@ impl Store {
     /// # Errors
     /// When the file is there and cannot be read.
     pub(crate) fn remembered(&self, stage: &str) -> Result<Remembered> {
-        let file = self.stage_file(stage);
-        let text = match fs::read(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Remembered::default()),
-            Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
-        };
-        serde_json::from_slice(&text)
-            .with_context(|| format!("{} is damaged; delete it to begin with the plugin file", file.display()))
+        read(&self.stage_file(stage))
     }
 
     /// Remembers what a stage is to run.
@@ -173,16 +205,16 @@ impl Store {
     }
 
     /// Whether the process of this name, or any without a name, has paused the stage.
-    pub(crate) fn is_paused(&self, stage: &str, instance: Option<&str>) -> bool {
-        self.pause_file(stage, instance).exists()
+    pub(crate) fn is_paused(&self, stage: &str) -> bool {
+        self.pause_file(stage).exists()
     }
 
     /// Remembers that a stage is paused, or not.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn set_paused(&self, stage: &str, instance: Option<&str>, paused: bool) -> Result<()> {
-        let file = self.pause_file(stage, instance);
+    pub(crate) fn set_paused(&self, stage: &str, paused: bool) -> Result<()> {
+        let file = self.pause_file(stage);
         if paused {
             return replace(&file, now().as_bytes());
         }
@@ -200,13 +232,15 @@ impl Store {
     /// When they cannot be written.
     pub(crate) fn keep(&self, binary: &Binary) -> Result<()> {
         let file = self.plugin_file(&binary.digest);
-        match File::options().write(true).open(&file) {
-            // Nobody clears it away before it is named.
-            Ok(kept) => kept
-                .set_modified(SystemTime::now())
-                .with_context(|| format!("touch {}", file.display())),
-            Err(_) => replace(&file, &binary.bytes),
+        if self.binary(&binary.digest).is_err() {
+            return replace(&file, &binary.bytes);
         }
+        // Nobody clears it away before it is named.
+        File::options()
+            .write(true)
+            .open(&file)
+            .and_then(|kept| kept.set_modified(SystemTime::now()))
+            .with_context(|| format!("touch {}", file.display()))
     }
 
     /// The bytes of a version that was kept.
@@ -217,7 +251,11 @@ impl Store {
         let file = self.plugin_file(digest);
         let binary = Binary::new(fs::read(&file).with_context(|| format!("read {}", file.display()))?);
         if binary.digest != digest {
-            bail!("{} is damaged: its sha256 is {}", file.display(), binary.digest);
+            bail!(
+                "{} is damaged: its sha256 is {}; it is written again when a plugin file has the digest of its name",
+                file.display(),
+                binary.digest
+            );
         }
         Ok(binary)
     }
@@ -230,10 +268,9 @@ impl Store {
         let mut wanted = Vec::new();
         for entry in fs::read_dir(self.dir.join("stages")).context("list stages")? {
             let path = entry.context("list stages")?.path();
-            let Some(stage) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else {
-                continue;
-            };
-            wanted.extend(self.remembered(stage)?.versions);
+            if path.extension().is_some_and(|extension| extension == "json") {
+                wanted.extend(read(&path)?.versions);
+            }
         }
         for entry in fs::read_dir(self.dir.join("plugins")).context("list plugins")? {
             let path = entry.context("list plugins")?.path();
@@ -255,6 +292,9 @@ impl Store {
     /// When it cannot be written.
     pub(crate) fn record(&self, event: &Event) -> Result<()> {
         let file = self.history_file();
+        let lock = File::create(self.dir.join("lock")).context("open the state folder's lock")?;
+        // Until it is closed. Another process may shorten the file meanwhile.
+        lock.lock().context("lock the state folder")?;
         self.shorten(&file)?;
         let mut line = serde_json::to_string(event).context("word an event")?;
         line.push('\n');
@@ -284,10 +324,11 @@ impl Store {
         if fs::metadata(file).map_or(0, |found| found.len()) <= HISTORY_BYTES_MAX {
             return Ok(());
         }
-        let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-        let middle = text.floor_char_boundary(text.len() / 2);
-        let rest = text[middle..].split_once('\n').map_or("", |(_, rest)| rest);
-        replace(file, rest.as_bytes())
+        let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        let later = text.get(text.len() / 2..).unwrap_or_default();
+        let end = later.iter().position(|byte| *byte == b'\n');
+        let rest = end.and_then(|end| later.get(end + 1..)).unwrap_or_default();
+        replace(file, rest)
     }
 
     /// The history of a stage, the oldest first. A line that cannot be read, the last one of a crash, is left out.
@@ -306,6 +347,16 @@ impl Store {
             .filter(|event| event.stage == stage)
             .collect())
     }
+}
+
+fn read(file: &Path) -> Result<Remembered> {
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Remembered::default()),
+        Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
+    };
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged; delete it to begin with the plugin file", file.display()))
 }
 
 /// The present time as RFC 3339.
@@ -334,7 +385,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::TempDir::new().unwrap();
-        let store = Store::open(dir.path(), "app").unwrap();
+        let store = Store::open(dir.path(), "app", None).unwrap();
         (dir, store)
     }
 
@@ -347,20 +398,56 @@ mod tests {
         remembered.activate("b");
         remembered.activate("a");
         store.remember("s", &remembered).unwrap();
-        let again = Store::open(dir.path(), "app").unwrap().remembered("s").unwrap();
+        let again = Store::open(dir.path(), "app", None).unwrap().remembered("s").unwrap();
         assert_eq!(again, remembered);
         assert_eq!(again.previous().unwrap(), "b");
     }
 
     #[test]
-    fn a_pause_is_that_of_one_process() {
+    fn processes_with_names_keep_apart_what_they_run() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let open = |instance| Store::open(dir.path(), "app", instance).unwrap();
+        let [one, two, none] = [Some("one"), Some("two"), None].map(open);
+        one.set_paused("s", true).unwrap();
+        assert!(one.is_paused("s") && !two.is_paused("s") && !none.is_paused("s"));
+        one.set_paused("s", false).unwrap();
+        one.set_paused("s", false).unwrap();
+        assert!(!one.is_paused("s"));
+        let mut remembered = Remembered::default();
+        remembered.activate("a");
+        one.remember("s", &remembered).unwrap();
+        assert_eq!(two.remembered("s").unwrap(), Remembered::default());
+        assert_eq!(one.remembered("s").unwrap(), remembered);
+    }
+
+    #[test]
+    fn damaged_bytes_are_written_again() {
         let (_dir, store) = store();
-        store.set_paused("s", Some("one"), true).unwrap();
-        assert!(store.is_paused("s", Some("one")));
-        assert!(!store.is_paused("s", Some("two")) && !store.is_paused("s", None));
-        store.set_paused("s", Some("one"), false).unwrap();
-        store.set_paused("s", Some("one"), false).unwrap();
-        assert!(!store.is_paused("s", Some("one")));
+        let binary = Binary::new(b"good".to_vec());
+        store.keep(&binary).unwrap();
+        fs::write(store.plugin_file(&binary.digest), b"evil").unwrap();
+        store.keep(&binary).unwrap();
+        assert_eq!(store.binary(&binary.digest).unwrap().bytes, b"good");
+    }
+
+    #[test]
+    fn a_history_that_is_too_long_loses_its_older_half_whatever_is_in_it() {
+        let (_dir, store) = store();
+        let line = [&vec![0xff; 1000][..], b"\n"].concat();
+        fs::write(store.history_file(), line.repeat(HISTORY_BYTES_MAX as usize / 1000)).unwrap();
+        let event = Event {
+            at: now(),
+            stage: "s".to_owned(),
+            change: Change::Swapped,
+            by: "file".to_owned(),
+            from: None,
+            digest: None,
+            plugin: None,
+            reason: None,
+        };
+        store.record(&event).unwrap();
+        assert_eq!(store.history("s").unwrap(), [event]);
+        assert!(fs::metadata(store.history_file()).unwrap().len() < HISTORY_BYTES_MAX * 2 / 3);
     }
 
     #[test]
@@ -430,7 +517,7 @@ mod tests {
         store.record(&event("other")).unwrap();
         let mut log = OpenOptions::new().append(true).open(store.history_file()).unwrap();
         log.write_all(b"{\"at\": \"20").unwrap();
-        let store = Store::open(dir.path(), "app").unwrap();
+        let store = Store::open(dir.path(), "app", None).unwrap();
         store.record(&event("s")).unwrap();
         let history = store.history("s").unwrap();
         assert_eq!(history.len(), 2);
@@ -440,7 +527,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_is_said_at_once() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = format!("{:#}", Store::open(file.path(), "app").err().unwrap());
+        let error = format!("{:#}", Store::open(file.path(), "app", None).err().unwrap());
         assert!(error.contains("cannot be written"), "{error}");
     }
 }

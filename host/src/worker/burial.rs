@@ -28,15 +28,10 @@ pub(super) struct Skips {
 impl Worker {
     /// The first record in hand passed.
     pub(super) fn passed(&mut self) {
-        self.passes += 1;
+        self.tally.passed += 1;
         if let Some(breaker) = &mut self.breaker {
             breaker.passed();
         }
-    }
-
-    /// Tells the version how many records passed; the workers share its counts, so not for each of them.
-    pub(super) fn tell_passes(&mut self) {
-        self.publication.passed(std::mem::take(&mut self.passes));
     }
 
     /// The first record in hand failed.
@@ -62,8 +57,8 @@ impl Worker {
         let Some(offset) = work.part().and_then(<[Message]>::first).map(Message::offset) else {
             return Ok(());
         };
-        self.tell_passes();
-        if self.publication.failed() {
+        self.tally.failed += 1;
+        if self.publication.is_failing(self.tally) || self.task.current.is_rolled_back(self.publication.number) {
             self.roll_back(fault)?;
         }
         let place = format!("{} partition {} offset {offset}", partition.topic, partition.partition);
@@ -101,12 +96,14 @@ impl Worker {
     }
 
     /// The new version of the plugin gives way to the one before, and what it did since the last commit is done again by that one.
-    fn roll_back(&mut self, fault: &Fault) -> Result<(), Failure> {
+    pub(super) fn roll_back(&mut self, fault: &Fault) -> Result<(), Failure> {
         let reason = format!(
-            "too many of its first records failed, the last one by {}: {fault}",
+            "too many of its first records failed, or it cannot be run; the last failure was {}: {fault}",
             fault.kind
         );
-        if self.task.current.roll_back(self.publication.number, reason) {
+        let number = self.publication.number;
+        // Another worker may have been first.
+        if self.task.current.roll_back(number, reason) || self.task.current.is_rolled_back(number) {
             let text = "the new version of the plugin is rolled back".to_owned();
             return Err(Failure::Abort(text));
         }

@@ -15,6 +15,7 @@ use crate::fault::{Fault, Kind};
 use crate::kafka::consumer::TopicPartition;
 use crate::refusal::Next;
 use crate::sink::Failure;
+use crate::version::Tally;
 
 /// A commit whose outcome is not known.
 pub(super) struct Attempt {
@@ -75,6 +76,7 @@ impl Worker {
         self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
         self.metrics.transaction("committed");
         self.halving.committed(self.outputs);
+        self.publication.committed(std::mem::take(&mut self.tally));
         if let Some(breaker) = &mut self.breaker {
             breaker.committed();
         }
@@ -116,6 +118,7 @@ impl Worker {
             self.metrics.transaction("aborted");
         }
         self.sink.abandon(&failure);
+        self.tally = Tally::default();
         if let Some(breaker) = &mut self.breaker {
             breaker.rolled_back();
         }
