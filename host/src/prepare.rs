@@ -26,6 +26,7 @@ use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
 use crate::route::Routes;
 use crate::swap::store::Store;
+use crate::version::Trial;
 
 pub(crate) use origin::{Origin, told};
 
@@ -50,6 +51,8 @@ pub(crate) struct Ready {
     pub(crate) place: Place,
     pub(crate) prepared: Prepared,
     pub(crate) origin: Origin,
+    /// The version to go back to, where the one that runs is still on trial.
+    pub(crate) before: Option<(Trial, Prepared)>,
 }
 
 /// Builds, loads and configures the plugin of every stage. With `store`, a stage whose file is not fit runs what it ran last.
@@ -67,6 +70,7 @@ pub(crate) fn stages(
         let place = Place::new(pipeline, stage, runtime);
         match origin::choose(&place, store) {
             Ok((prepared, origin)) => ready.push(Ready {
+                before: origin::before(&place, store, &origin),
                 place,
                 prepared,
                 origin,

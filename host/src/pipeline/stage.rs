@@ -69,6 +69,7 @@ impl StageRun {
             place,
             prepared,
             origin,
+            before,
         } = ready;
         let stage = &place.stage;
         let version_of = |prepared: Prepared| {
@@ -84,12 +85,7 @@ impl StageRun {
         let report = swap::report(&version, origin.file.as_ref());
         let mut remembered = origin.remembered;
         remembered.activate(&version.plugin.digest);
-        // What was on trial when the last process ended is so still, if the version before can still take its place.
-        let before = remembered.trial.as_ref().and_then(|on_trial| {
-            let binary = shared.store.as_ref()?.binary(&on_trial.before).ok()?;
-            let prepared = place.load(&binary, "the version before").ok()?;
-            Some((on_trial.trial, version_of(prepared)))
-        });
+        let before = before.map(|(trial, prepared)| (trial, version_of(prepared)));
         if before.is_none() {
             remembered.trial = None;
         }

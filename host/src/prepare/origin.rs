@@ -12,6 +12,7 @@ use super::{Place, Prepared, file_of};
 use crate::config::{ConfigError, PluginSource, Stage};
 use crate::plugin::component::Binary;
 use crate::swap::store::{Remembered, Store};
+use crate::version::Trial;
 
 /// Where the bytes came from that a stage starts with.
 pub(crate) struct Origin {
@@ -95,6 +96,13 @@ pub(super) fn choose(place: &Place, store: Option<&Store>) -> Result<(Prepared, 
         remembered.refused = Some(text.clone());
     }
     Ok((prepared, origin(file, remembered, binary, Some(text))))
+}
+
+/// What is to take the place of a version that is on trial, as it was when the last process ended.
+pub(super) fn before(place: &Place, store: Option<&Store>, origin: &Origin) -> Option<(Trial, Prepared)> {
+    let on_trial = origin.remembered.trial.as_ref()?;
+    let (prepared, _) = kept(place, store?, &on_trial.before)?;
+    Some((on_trial.trial, prepared))
 }
 
 /// A version that ran before, unless it does not fit any more or the pipeline file pins something else.
