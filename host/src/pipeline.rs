@@ -106,7 +106,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
     let mut swaps = BTreeMap::new();
     if let Some(store) = &options.store {
         let stop = Arc::clone(&running.stop);
-        for stage in &mut running.stages {
+        for stage in &running.stages {
             swaps.insert(stage.status.name().to_owned(), stage.start_swapper(&stop)?);
             let name = stage.status.name();
             if store.is_paused(name) {
@@ -198,10 +198,6 @@ impl Running {
                 "stage `{stage}` did not end within {} s; what was not committed comes again",
                 deadline.as_secs()
             );
-        }
-        // A compilation may be under way; what it would publish nobody runs any more.
-        while !self.stages.iter().all(StageRun::is_swapper_over) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
         }
         let stopped: Vec<String> = self
             .status

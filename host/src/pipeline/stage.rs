@@ -51,7 +51,6 @@ pub(super) struct StageRun {
     metrics: StageMetrics,
     pub(super) status: Arc<StageStatus>,
     workers: Vec<JoinHandle<Result<()>>>,
-    swapper: Option<JoinHandle<()>>,
 }
 
 impl StageRun {
@@ -139,7 +138,6 @@ impl StageRun {
             metrics,
             status,
             workers: Vec::new(),
-            swapper: None,
         })
     }
 
@@ -147,7 +145,7 @@ impl StageRun {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(super) fn start_swapper(&mut self, stop: &Arc<AtomicBool>) -> Result<Sender<Request>> {
+    pub(super) fn start_swapper(&self, stop: &Arc<AtomicBool>) -> Result<Sender<Request>> {
         let (requests, received) = channel();
         let swapper = Swapper {
             place: self.place.clone(),
@@ -159,13 +157,9 @@ impl StageRun {
             remembered: self.remembered.clone(),
             is_file_unread: self.is_file_unread,
         };
-        self.swapper = Some(swapper.start(received, Arc::clone(stop))?);
+        // Never waited for: it may be compiling, and what it would publish nobody runs any more.
+        swapper.start(received, Arc::clone(stop))?;
         Ok(requests)
-    }
-
-    /// The swap thread has ended, or was never there; what workers rolled back is recorded then.
-    pub(super) fn is_swapper_over(&self) -> bool {
-        self.swapper.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Starts the stage's workers.

@@ -289,8 +289,10 @@ fn swaps_while_brokers_are_away_cost_no_record() {
 /// The digest that a restart is to run.
 fn recorded(staged: &Staged) -> String {
     let folder = staged.pipeline.write().parent().unwrap().to_owned();
-    let file = folder.join("state").join(&staged.topics.app).join("stages/copy.json");
-    let text = std::fs::read_to_string(file).unwrap();
+    let stages = folder.join("state").join(&staged.topics.app).join("stages");
+    let files: Vec<_> = std::fs::read_dir(stages).unwrap().flatten().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let text = std::fs::read_to_string(files[0].path()).unwrap();
     let remembered: serde_json::Value = serde_json::from_str(&text).unwrap();
     remembered["active"].as_str().unwrap().to_owned()
 }
