@@ -10,6 +10,7 @@ use crate::plugin::limits::{AnswerLimits, Limit};
 
 /// The longest reason that is kept; Kafka headers are for people, not for dumps.
 const REASON_BYTES_MAX: usize = 4096;
+const NOT_UTF8: &str = "is not UTF-8";
 
 /// The verdict on one record, with everything in it checked.
 #[derive(Debug, Clone)]
@@ -74,9 +75,22 @@ impl Checked {
     }
 
     fn reason(&self, span: Span) -> &str {
-        let text = std::str::from_utf8(self.bytes(span)).unwrap_or_default();
-        &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
+        kept_reason(self.bytes(span)).unwrap_or_default()
     }
+}
+
+/// The part of a reason that is kept; none when it is not UTF-8. What is behind it is not looked at.
+fn kept_reason(bytes: &[u8]) -> Option<&str> {
+    // A character that begins in the kept part ends here at the latest.
+    let looked_at = &bytes[..bytes.len().min(REASON_BYTES_MAX + 3)];
+    let text = match std::str::from_utf8(looked_at) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() && looked_at.len() < bytes.len() => {
+            std::str::from_utf8(&looked_at[..error.valid_up_to()]).ok()?
+        }
+        Err(_) => return None,
+    };
+    Some(&text[..text.floor_char_boundary(REASON_BYTES_MAX)])
 }
 
 fn slice<T>(of: &[T], span: Span) -> Option<&[T]> {
@@ -100,12 +114,23 @@ fn check_sizes(replies: &Replies, limits: &AnswerLimits) -> Result<(), Fault> {
         Limit::AnswerEmissions,
     )?;
     within(replies.headers.len(), "headers", limits.headers, Limit::AnswerHeaders)?;
+    // Many headers and ids may be the same bytes of `data`, but each of them is looked at.
+    let mut pointed_to = 0_usize;
     for header in &replies.headers {
         // Both lengths are 32 bits wide, and whether there are such bytes is checked later.
         let bytes = header.name.len as usize + header.value.map_or(0, |value| value.len as usize);
         within(bytes, "bytes in one header", limits.header_bytes, Limit::HeaderBytes)?;
+        pointed_to = pointed_to.saturating_add(bytes);
     }
-    Ok(())
+    for emission in &replies.emissions {
+        if let Emission::Document(document) = emission {
+            for text in [document.id, document.routing].into_iter().flatten() {
+                pointed_to = pointed_to.saturating_add(text.len as usize);
+            }
+        }
+    }
+    let of = "bytes in all headers, ids and routings together";
+    within(pointed_to, of, limits.bytes, Limit::AnswerBytes)
 }
 
 fn check(replies: &Replies, expected: usize, ports: &[PortKind]) -> Result<Vec<usize>, String> {
@@ -127,7 +152,7 @@ fn check(replies: &Replies, expected: usize, ports: &[PortKind]) -> Result<Vec<u
             }
             Reply::Emit(count) => taken = taken.saturating_add(count as usize),
             Reply::Reject(span) | Reply::Retry(span) => {
-                check_text(replies, span).map_err(|text| format!("reply {index}: reason {text}"))?;
+                check_reason(replies, span).map_err(|text| format!("reply {index}: reason {text}"))?;
             }
         }
     }
@@ -213,7 +238,13 @@ fn check_bytes(replies: &Replies, span: Span) -> Result<&[u8], String> {
 }
 
 fn check_text(replies: &Replies, span: Span) -> Result<&str, String> {
-    std::str::from_utf8(check_bytes(replies, span)?).map_err(|_| "is not UTF-8".to_owned())
+    std::str::from_utf8(check_bytes(replies, span)?).map_err(|_| NOT_UTF8.to_owned())
+}
+
+fn check_reason(replies: &Replies, span: Span) -> Result<(), String> {
+    kept_reason(check_bytes(replies, span)?)
+        .map(|_| ())
+        .ok_or_else(|| NOT_UTF8.to_owned())
 }
 
 fn out_of_range(of: &str, span: Span, len: usize) -> String {
@@ -229,7 +260,7 @@ mod tests {
 
     const PORTS: [PortKind; 2] = [PortKind::Message, PortKind::Document];
     const LIMITS: AnswerLimits = AnswerLimits {
-        bytes: 20,
+        bytes: 100,
         emissions: 4,
         headers: 3,
         header_bytes: 40,
@@ -358,7 +389,7 @@ mod tests {
 
     #[test]
     fn an_answer_at_its_limits_is_taken() {
-        assert_eq!(sized(20, 4, &[(20, 20), (20, 20), (20, 20)]).unwrap().len(), 1);
+        assert_eq!(sized(100, 4, &[(20, 20), (20, 20), (10, 10)]).unwrap().len(), 1);
     }
 
     #[test]
@@ -371,9 +402,14 @@ mod tests {
             );
         };
         beyond(
-            sized(21, 0, &[]),
+            sized(101, 0, &[]),
             Limit::AnswerBytes,
-            "answered 21 bytes, the limit is 20 (`limits.answer-bytes`)",
+            "answered 101 bytes, the limit is 100 (`limits.answer-bytes`)",
+        );
+        beyond(
+            sized(20, 0, &[(20, 20), (20, 20), (20, 1)]),
+            Limit::AnswerBytes,
+            "answered 101 bytes in all headers, ids and routings together, the limit is 100 (`limits.answer-bytes`)",
         );
         beyond(
             sized(0, 5, &[]),
@@ -396,6 +432,24 @@ mod tests {
             Limit::HeaderBytes,
             "answered 8589934590 bytes in one header, the limit is 40 (`limits.header-bytes`)",
         );
+    }
+
+    #[test]
+    fn of_a_reason_no_more_is_looked_at_than_is_kept() {
+        let kept = |text: String| kept_reason(text.as_bytes()).map(str::len);
+        for before in 0..4 {
+            let begin = "x".repeat(before);
+            assert_eq!(
+                kept(format!("{begin}{}", "\u{1f980}".repeat(2_000))),
+                Some(4096 - (4 - before % 4) * usize::from(before > 0))
+            );
+        }
+        let mut reason = vec![b'x'; REASON_BYTES_MAX + 3];
+        reason.extend([0xff; 100]);
+        assert_eq!(kept_reason(&reason).map(str::len), Some(REASON_BYTES_MAX));
+        reason[REASON_BYTES_MAX - 1] = 0xff;
+        assert_eq!(kept_reason(&reason), None);
+        assert_eq!(kept_reason("\u{e4}".as_bytes().split_at(1).0), None);
     }
 
     fn any_span() -> impl Strategy<Value = Span> {
