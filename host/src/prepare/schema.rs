@@ -358,7 +358,7 @@ mod tests {
         let found = schema.mistakes(&json!(config)).unwrap();
         assert_eq!(found.len(), MISTAKES_MAX);
         assert!(found.iter().all(|(_, text)| text.len() < 2 * MISTAKE_BYTES_MAX));
-        let found = schema.mistakes(&json!(vec![0; 300_000])).unwrap();
+        let found = schema.mistakes(&json!(vec![0; 400_000])).unwrap();
         assert_eq!(found.len(), 1, "where many would take too much memory");
         let schema = json!({"items": {"enum": vec![1; 9_000]}}).to_string();
         let refused = Schema::read(&schema)
