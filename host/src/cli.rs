@@ -22,6 +22,7 @@ use crate::dlq::Usage;
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
 use crate::plugin::runtime::Runtime;
+use crate::printable::printable;
 use crate::swap::store::Store;
 use crate::{build, prepare, topics};
 
@@ -133,7 +134,7 @@ pub fn main() -> ExitCode {
             let configuration = error
                 .chain()
                 .any(|cause| cause.is::<ConfigErrors>() || cause.is::<Usage>());
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable(&format!("{error:#}")));
             ExitCode::from(if configuration { 2 } else { 1 })
         }
     }
@@ -192,6 +193,7 @@ fn run(arguments: &Run) -> Result<()> {
         Signals::new()?
     };
     let pipeline = load(&arguments.pipeline, Broker::Configured)?;
+    raise_file_limit();
     let runtime = Arc::new(Runtime::new()?);
     let instance = pipeline.instance.as_ref().map(|instance| instance.as_str());
     let store = Store::open(&pipeline.state_dir, &pipeline.app, instance).map_err(|error| {
@@ -206,6 +208,16 @@ fn run(arguments: &Run) -> Result<()> {
         store: Some(Arc::new(store)),
     };
     finish(async_runtime, pipeline::run(&pipeline, stages, &options, signals))
+}
+
+/// Takes as many file descriptors as the process may have: each client and each file that a plugin opens is one, and the usual 1,024 are few.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn dev(arguments: &Dev) -> Result<()> {

@@ -44,6 +44,7 @@ pub(crate) mod build;
 pub(crate) mod dev;
 pub(crate) mod dlq;
 pub(crate) mod fixture;
+pub(crate) mod printable;
 
 mod chaos;
 

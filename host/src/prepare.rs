@@ -4,15 +4,13 @@
 //! but a broker.
 
 mod origin;
+mod schema;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
-use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator};
-use serde_json::Value;
+use anyhow::Context as _;
 
 use crate::build;
 use crate::config::{ConfigError, ConfigErrors, Guarantee, Outputs, Pipeline, PluginSource, Stage, suggestion};
@@ -29,6 +27,8 @@ use crate::swap::store::Store;
 use crate::version::Trial;
 
 pub(crate) use origin::{Origin, told};
+#[cfg(test)]
+pub(crate) use schema::Schema;
 
 /// A plugin that fits its stage.
 pub(crate) struct Prepared {
@@ -121,7 +121,7 @@ impl Place {
         let plugin = Arc::new(plugin);
         let mut mistakes = Vec::new();
         let routes = bind(stage, &plugin, &self.destinations, &mut mistakes);
-        if check_schema(stage, &plugin, &mut mistakes) {
+        if schema::check(stage, &plugin, &mut mistakes) {
             mistakes.extend(try_out(stage, &plugin, executor));
         }
         match routes {
@@ -253,78 +253,6 @@ fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut 
         false => Vec::new(),
     };
     Some(Routes::new(by_port?, stamp))
-}
-
-/// A plugin's schema and what checks values against it.
-pub(crate) fn read_schema(text: &str) -> Result<(Value, Validator)> {
-    let schema = serde_json::from_str(text).context("it is not JSON")?;
-    let validator = jsonschema::validator_for(&schema).map_err(|error| anyhow!("{error}"))?;
-    Ok((schema, validator))
-}
-
-/// Checks the stage's configuration against the plugin's own schema. False: it does not satisfy it.
-fn check_schema(stage: &Stage, plugin: &Plugin, mistakes: &mut Vec<ConfigError>) -> bool {
-    let text = &plugin.description.config_schema;
-    let name = &plugin.description.name;
-    if text.trim().is_empty() {
-        return true;
-    }
-    let (schema, validator) = match read_schema(text) {
-        Ok(read) => read,
-        Err(error) => {
-            let text = format!("the config schema of plugin `{name}` cannot be used: {error:#}");
-            mistakes.push(stage.error(stage.plugin.at, text));
-            return false;
-        }
-    };
-    let before = mistakes.len();
-    for error in validator.iter_errors(&stage.config.value) {
-        let pointer = error.instance_path().to_string();
-        let place = if pointer.is_empty() {
-            String::new()
-        } else {
-            format!(" at {pointer}")
-        };
-        for (key, words) in words(&error, &schema) {
-            let text = format!("`config`{place}: {words} (plugin `{name}`)");
-            mistakes.push(stage.error(stage.config.place(&format!("{pointer}{key}")), text));
-        }
-    }
-    mistakes.len() == before
-}
-
-/// What is wrong by the schema, in the words in which the rest of the file's mistakes are told; each with the key that it is about (`/key`) or
-/// nothing.
-fn words(error: &ValidationError<'_>, schema: &Value) -> Vec<(String, String)> {
-    // Both kinds stand beside `properties` in the schema.
-    let beside = error.schema_path().to_string();
-    let beside = beside.rsplit_once('/').map_or("", |(beside, _)| beside);
-    let properties = schema
-        .pointer(&format!("{beside}/properties"))
-        .and_then(Value::as_object);
-    match error.kind() {
-        ValidationErrorKind::AdditionalProperties { unexpected } => {
-            let names: Vec<&str> = properties
-                .into_iter()
-                .flatten()
-                .map(|(name, _)| name.as_str())
-                .collect();
-            let unknown = |key: &String| {
-                (
-                    format!("/{key}"),
-                    format!("unknown key `{key}`{}", allowed(key, &names)),
-                )
-            };
-            unexpected.iter().map(unknown).collect()
-        }
-        ValidationErrorKind::Required { property } => {
-            let key = property.as_str().unwrap_or_default();
-            let description = properties.and_then(|properties| properties.get(key)?.get("description")?.as_str());
-            let description = description.map(|text| format!(": {text}")).unwrap_or_default();
-            vec![(String::new(), format!("missing key `{key}`{description}"))]
-        }
-        _ => vec![(String::new(), error.to_string())],
-    }
 }
 
 /// The end of a message about an unknown name.

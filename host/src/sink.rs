@@ -5,6 +5,8 @@
 //! the producer is thrown away: a new one ends whatever the old one left open before the committed offsets are read.
 
 mod failure;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -228,7 +230,8 @@ impl Sink {
             }
             headers
         };
-        self.produce(delivery.destination, || Produce {
+        let bytes = self.size(source, checked, delivery);
+        self.produce(delivery.destination, bytes, || Produce {
             partition: delivery.partition,
             key: resolve(delivery.key, source.key()),
             value: resolve(delivery.value, source.value()),
@@ -259,7 +262,11 @@ impl Sink {
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(1, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        self.produce(destination, || {
+        let bytes = match whole {
+            true => RECORD_OVERHEAD_BYTES + own + extra,
+            false => RECORD_OVERHEAD_BYTES + extra,
+        };
+        self.produce(destination, bytes, || {
             let mut all = match whole {
                 true => Headers::copy_of(source),
                 false => None,
@@ -287,13 +294,18 @@ impl Sink {
         Ok(!whole)
     }
 
-    fn produce<'a>(&mut self, destination: usize, record: impl Fn() -> Produce<'a>) -> Result<(), Failure> {
-        let mut bytes = 0;
-        loop {
+    /// `bytes` is the whole size of the record: the transaction holds every part of it in memory.
+    fn produce<'a>(
+        &mut self,
+        destination: usize,
+        bytes: usize,
+        record: impl Fn() -> Produce<'a>,
+    ) -> Result<(), Failure> {
+        let parts = loop {
             let record = record();
-            bytes = bytes.max(record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len));
+            let parts = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
             match self.producer()?.produce(destination, record) {
-                Ok(()) => break,
+                Ok(()) => break parts,
                 // Bounded by the message timeout: then deliveries fail and the queue empties.
                 Err(error) if error.code == Code::QueueFull => std::thread::sleep(QUEUE_FULL_WAIT),
                 Err(error) if blame(error.code) == Blame::Record => {
@@ -311,10 +323,10 @@ impl Sink {
                     }));
                 }
             }
-        }
+        };
         let (records, volume) = &self.destinations[destination].written;
         records.inc();
-        volume.inc_by(bytes as u64);
+        volume.inc_by(parts as u64);
         self.records += 1;
         self.bytes += bytes;
         Ok(())

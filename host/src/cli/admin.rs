@@ -12,6 +12,7 @@ use comfy_table::presets::NOTHING;
 use serde_json::Value;
 
 use crate::config::{Broker, Secret};
+use crate::printable::one_line;
 use crate::swap::short;
 
 /// Compiling a large component takes many seconds.
@@ -151,7 +152,7 @@ fn follow(client: &Client, target: &Target, stage: &str, arrived: impl Fn(&str) 
             .find(|found| found["name"] == stage)
             .context("the process does not know the stage any more")?;
         let state = text(&found["state"]);
-        if arrived(state) {
+        if arrived(&state) {
             if target.json {
                 print_json(found)?;
             } else {
@@ -227,8 +228,14 @@ fn print_json(value: &Value) -> Result<()> {
     Ok(())
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
+/// A text for a terminal: some of them are a plugin's words.
+fn text(value: &Value) -> String {
+    one_line(value.as_str().unwrap_or("-"))
+}
+
+/// The same where there may be none.
+fn words(value: &Value) -> Option<String> {
+    value.as_str().map(one_line)
 }
 
 fn table(titles: &[&str]) -> Table {
@@ -249,15 +256,13 @@ fn stages_table(status: &Value) -> Table {
             .flat_map(|worker| worker["partitions"].as_object().into_iter().flatten())
             .map(|(_, partitions)| partitions.as_array().map_or(0, Vec::len))
             .sum();
-        let why = stage["error"].as_str().map(str::to_owned);
-        let refused = stage["refused"]
-            .as_str()
-            .map(|reason| format!("plugin refused: {reason}"));
+        let why = words(&stage["error"]);
+        let refused = words(&stage["refused"]).map(|reason| format!("plugin refused: {reason}"));
         table.add_row([
-            text(&stage["name"]).to_owned(),
-            text(&stage["state"]).to_owned(),
-            text(&stage["plugin"]["name"]).to_owned(),
-            text(&stage["plugin"]["version"]).to_owned(),
+            text(&stage["name"]),
+            text(&stage["state"]),
+            text(&stage["plugin"]["name"]),
+            text(&stage["plugin"]["version"]),
             partitions.to_string(),
             stage["lag_records"]
                 .as_i64()
@@ -279,13 +284,13 @@ fn plugins_table(status: &Value) -> Table {
             .filter(|worker| worker["digest"] == plugin["digest"])
             .count();
         table.add_row([
-            text(&stage["name"]).to_owned(),
-            text(&plugin["name"]).to_owned(),
-            text(&plugin["version"]).to_owned(),
-            short(digest).to_owned(),
+            text(&stage["name"]),
+            text(&plugin["name"]),
+            text(&plugin["version"]),
+            short(&digest).to_owned(),
             format!("{on_it} of {}", workers.len()),
-            text(&plugin["file"]).to_owned(),
-            stage["refused"].as_str().unwrap_or_default().to_owned(),
+            text(&plugin["file"]),
+            words(&stage["refused"]).unwrap_or_default(),
         ]);
     }
     table
@@ -294,15 +299,15 @@ fn plugins_table(status: &Value) -> Table {
 fn history_table(history: &Value) -> Table {
     let mut table = table(&["AT", "CHANGE", "BY", "FROM", "TO", "PLUGIN", "REASON"]);
     for event in history.as_array().into_iter().flatten() {
-        let digest = |key: &str| short(text(&event[key])).to_owned();
+        let digest = |key: &str| short(&text(&event[key])).to_owned();
         table.add_row([
-            text(&event["at"]).to_owned(),
-            text(&event["change"]).to_owned(),
-            text(&event["by"]).to_owned(),
+            text(&event["at"]),
+            text(&event["change"]),
+            text(&event["by"]),
             digest("from"),
             digest("digest"),
-            text(&event["plugin"]).to_owned(),
-            event["reason"].as_str().unwrap_or_default().to_owned(),
+            text(&event["plugin"]),
+            words(&event["reason"]).unwrap_or_default(),
         ]);
     }
     table

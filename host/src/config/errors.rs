@@ -9,6 +9,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use crate::printable::one_line;
+
 /// A place in the pipeline file. Lines and columns count from 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
@@ -122,9 +124,11 @@ impl fmt::Display for ConfigErrors {
             if index > 0 {
                 formatter.write_str("\n")?;
             }
+            // Some of it can be a plugin's words.
+            let message = one_line(&error.message);
             match error.at {
-                Some(at) => write!(formatter, "{file}:{}:{}: {}", at.line, at.column, error.message)?,
-                None => write!(formatter, "{file}: {}", error.message)?,
+                Some(at) => write!(formatter, "{file}:{}:{}: {message}", at.line, at.column)?,
+                None => write!(formatter, "{file}: {message}")?,
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use super::Found;
 use super::filter::time_of;
 use crate::dead_letter::Letter;
 use crate::kafka::ffi::Message;
+pub(super) use crate::printable::printable;
 
 /// Bytes of a line of a hex dump.
 const DUMP_LINE_BYTES: usize = 16;
@@ -106,18 +107,6 @@ pub(super) fn timestamp(timestamp_ms: Option<i64>) -> String {
             None => timestamp_ms.to_string(),
         },
     }
-}
-
-/// Text without what a terminal would act on; lines stay lines.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut kept, c| {
-        match c {
-            '\n' | '\t' => kept.push(c),
-            c if c.is_control() => kept.extend(c.escape_default()),
-            c => kept.push(c),
-        }
-        kept
-    })
 }
 
 /// One line of at most `max` characters.

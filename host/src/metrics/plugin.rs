@@ -72,9 +72,12 @@ impl PluginMetrics {
         }
     }
 
-    pub(crate) fn dropped_line(&self) {
-        self.dropped_lines.inc();
-        self.hit(Some(Limit::LogRate));
+    /// So many lines were not logged.
+    pub(crate) fn dropped_lines(&self, lines: u64) {
+        if lines > 0 {
+            self.dropped_lines.inc_by(lines);
+            self.limit_hits[Limit::LogRate as usize].inc_by(lines);
+        }
     }
 
     pub(crate) fn add(&self, name: &str, amount: u64) {

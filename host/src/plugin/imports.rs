@@ -22,11 +22,15 @@ use super::contract::wasmill::plugin::{log, metrics, types};
 use super::grants::Grants;
 use super::limits::{Limit, Limits};
 use crate::metrics::PluginMetrics;
+use crate::printable::one_line;
 
 /// How much of a panic's text, or of the last output before a trap, is kept for the dead letter.
 const LAST_WORDS_BYTES_MAX: usize = 4096;
 /// What a guest may write to an output in one call; more is written in several.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// What an instance may hold at a time of what the host has for it: files, streams, timers. Each can be a file descriptor of the process.
+pub(super) const HANDLES_MAX: usize = 250;
 
 /// The data of one instance.
 pub(crate) struct Guest {
@@ -58,10 +62,12 @@ impl Guest {
         wasi.stdout(output(Stream::Output)).stderr(output(Stream::Error));
         grants.give(&mut wasi)?;
         let wasi = wasi.build();
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(HANDLES_MAX);
         metrics.instances_live.inc();
         Ok(Self {
             wasi,
-            resources: ResourceTable::new(),
+            resources,
             said,
             metrics,
             room: Room::new(limits),
@@ -129,7 +135,17 @@ struct Second {
 }
 
 impl LineRate {
+    /// Asks for one line.
     fn admits(&self, lines_max: u32) -> bool {
+        self.take(lines_max, 1)
+    }
+
+    /// No further line is let through in this second.
+    fn is_used_up(&self, lines_max: u32) -> bool {
+        !self.take(lines_max.saturating_sub(1), 0)
+    }
+
+    fn take(&self, lines_max: u32, lines: u32) -> bool {
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let second = match &mut *second {
             Some(second) if second.began.elapsed().as_secs() < 1 => second,
@@ -138,7 +154,7 @@ impl LineRate {
                 lines: 0,
             }),
         };
-        second.lines = second.lines.saturating_add(1);
+        second.lines = second.lines.saturating_add(lines);
         second.lines <= lines_max
     }
 }
@@ -180,15 +196,21 @@ impl Said {
 
     fn line(&mut self, level: log::Level, text: &str, fields: &[(String, String)]) {
         if !self.line_rate.admits(self.lines_per_second_max) {
-            self.metrics.dropped_line();
+            self.metrics.dropped_lines(1);
             return;
         }
-        let fields = fields_text(fields);
+        self.log(level, text, &fields_text(fields));
+    }
+
+    /// Logs a line that is let through.
+    fn log(&self, level: log::Level, text: &str, fields: &str) {
         if text.len().max(fields.len()) > self.line_bytes_max {
             self.metrics.hit(Some(Limit::LogLine));
         }
-        let text = cut(text, self.line_bytes_max);
-        let fields = cut(&fields, self.line_bytes_max);
+        // Line breaks would make lines that the plugin is free to invent; in `fields` the log escapes them.
+        let text = one_line(cut(text, self.line_bytes_max));
+        let text = cut(&text, self.line_bytes_max);
+        let fields = cut(fields, self.line_bytes_max);
         let stage = self.stage.as_str();
         match level {
             log::Level::Trace => tracing::trace!(target: "plugin", stage, fields, "{text}"),
@@ -206,7 +228,16 @@ impl Said {
             let over = self.tail.len().saturating_sub(LAST_WORDS_BYTES_MAX);
             self.tail.drain(..over);
         }
+        let mut dropped = 0;
+        let mut used_up = false;
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            used_up = used_up || self.line_rate.is_used_up(self.lines_per_second_max);
+            if used_up && piece.ends_with(b"\n") {
+                let line = &mut self.unfinished[stream as usize];
+                dropped += u64::from(!(line.trim_ascii().is_empty() && piece.trim_ascii().is_empty()));
+                line.clear();
+                continue;
+            }
             let line = &mut self.unfinished[stream as usize];
             // What is beyond the cut is not kept, but for the rest of a character that the cut goes through.
             let room = (self.line_bytes_max + 4).saturating_sub(line.len());
@@ -215,23 +246,26 @@ impl Said {
                 self.finish(stream);
             }
         }
+        self.metrics.dropped_lines(dropped);
     }
 
     fn finish(&mut self, stream: Stream) {
-        let line = std::mem::take(&mut self.unfinished[stream as usize]);
-        let line = String::from_utf8_lossy(&line);
-        if line.trim().is_empty() {
+        let mut line = std::mem::take(&mut self.unfinished[stream as usize]);
+        if line.trim_ascii().is_empty() {
             return;
         }
-        let name = match stream {
-            Stream::Output => "stdout",
-            Stream::Error => "stderr",
-        };
-        self.line(
-            log::Level::Info,
-            line.trim_end(),
-            &[("stream".to_owned(), name.to_owned())],
-        );
+        if self.line_rate.admits(self.lines_per_second_max) {
+            let fields = match stream {
+                Stream::Output => "stream=stdout",
+                Stream::Error => "stream=stderr",
+            };
+            self.log(log::Level::Info, String::from_utf8_lossy(&line).trim_end(), fields);
+        } else {
+            self.metrics.dropped_lines(1);
+        }
+        // Its room is for the next one.
+        line.clear();
+        self.unfinished[stream as usize] = line;
     }
 }
 
@@ -322,6 +356,11 @@ impl GuestOutput {
 
 impl wasmtime_wasi::p2::OutputStream for GuestOutput {
     fn write(&mut self, bytes: bytes::Bytes) -> wasmtime_wasi::p2::StreamResult<()> {
+        // Only `check_write` says how much a guest may write, and without a bound one call could last longer than any deadline.
+        if bytes.len() > WRITE_BYTES_MAX {
+            let text = format!("wrote {} bytes at once, {WRITE_BYTES_MAX} are permitted", bytes.len());
+            return Err(wasmtime_wasi::p2::StreamError::trap(&text));
+        }
         self.take(&bytes);
         Ok(())
     }

@@ -15,33 +15,39 @@ use wasmtime_wasi::I32Exit;
 use super::bounds::{Passed, thread_cpu_time};
 use super::component::Plugin;
 use super::contract::{Batch, Description, Processor, Replies};
-use super::imports::{Guest, cut};
+use super::imports::{Guest, HANDLES_MAX, cut};
 use super::limits::{CallTime, Limit};
 use super::slots::Seat;
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 
-/// How much is kept of what `configure` says against a configuration.
+/// How much is kept of what `configure` or `self-test` says against a configuration.
 const REFUSAL_BYTES_MAX: usize = 4096;
+/// Threads that read what a guest wants of its folders; one that is stuck cannot be ended.
+const BLOCKING_THREADS_MAX: usize = 8;
 
 /// Runs guest calls on the calling thread.
 pub(crate) struct Executor {
-    runtime: tokio::runtime::Runtime,
+    /// There until it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Executor {
     /// # Errors
     /// When the operating system refuses what a timer needs.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        Ok(Self { runtime })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build()?;
+        Ok(Self { runtime: Some(runtime) })
     }
 
     /// Runs a guest call that began now; none when it waited inside the host for longer than its deadline, all its waits together.
     ///
     /// Only the time in which the call is pending counts. A call that never waits sets no timer. It holds a slot while it is not pending.
     fn run<T>(&self, time: CallTime, now: Began, seat: &Seat, call: impl Future<Output = T>) -> Option<T> {
-        self.runtime.block_on(async {
+        self.runtime.as_ref()?.block_on(async {
             let mut call = pin!(call);
             let mut left = time.deadline;
             let mut cpu_now = Some(now.cpu);
@@ -67,6 +73,15 @@ impl Executor {
             })
             .await
         })
+    }
+}
+
+impl Drop for Executor {
+    /// Does not wait for what a guest has begun in a folder of its: to open a pipe that nobody writes to never ends.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -165,7 +180,7 @@ impl Instance {
             .map_err(|error| Fault::new(Kind::Malformed, format!("`self-test` has another type: {error:#}")))?;
         let time = self.plugin.limits.of_batch();
         let (tested,) = self.call(time, async |store, _| function.call_async(store, ()).await)?;
-        tested.map_err(|text| Fault::new(Kind::Reject, text))
+        tested.map_err(|text| Fault::new(Kind::Reject, cut(&text, REFUSAL_BYTES_MAX)))
     }
 
     pub(crate) fn describe(&mut self) -> Result<Description, Fault> {
@@ -296,6 +311,10 @@ fn cause_of(error: &wasmtime::Error, guest: &Guest, time: CallTime) -> Fault {
         true => (Kind::Trap, error.root_cause().to_string()),
         false => (Kind::Malformed, format!("{error:#}")),
     };
+    if text.contains("resource table has no free keys") {
+        let text = format!("holds more than {HANDLES_MAX} handles (files, streams, timers) at a time; give them back");
+        return Fault::new(kind, text);
+    }
     match unnamed_limit(&text) {
         Some(limit) => Fault::new(kind, format!("{text} ({limit})")).at(limit),
         None => Fault::new(kind, text),

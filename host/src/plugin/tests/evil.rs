@@ -102,11 +102,9 @@ fn schema_error(stand: &Stand) -> Option<String> {
     if text.is_empty() {
         return None;
     }
-    match crate::prepare::read_schema(text) {
-        Ok((_, validator)) => validator
-            .validate(&serde_json::json!({}))
-            .err()
-            .map(|error| error.to_string()),
+    let checked = crate::prepare::Schema::read(text).and_then(|schema| schema.mistakes(&serde_json::json!({})));
+    match checked {
+        Ok(mistakes) => mistakes.into_iter().next().map(|(_, words)| words),
         Err(error) => Some(format!("the config schema of plugin `evil` cannot be used: {error:#}")),
     }
 }

@@ -2,9 +2,14 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::{Stand, patient};
+use crate::fault::Kind;
 use crate::plugin::grants::Grants;
+use crate::plugin::limits::Limits;
 
 const GUEST: &str = "host/tests/guests/misbehave";
 
@@ -118,4 +123,46 @@ fn a_folder_that_went_away_is_a_fault_that_names_it() {
         .unwrap();
     let words = format!("open the folder {} that is granted as /data: ", granted.display());
     assert!(fault.message.starts_with(&words), "{fault}");
+}
+
+#[test]
+fn files_cannot_be_opened_without_end() {
+    let granted = tempfile::tempdir().unwrap();
+    std::fs::write(granted.path().join("file"), "text").unwrap();
+    let grants = Grants::of(&[], &[("/data", granted.path())]);
+    let stand = Stand::granted(GUEST, "{}", patient(), grants);
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    let fault = stand.answers(&["hoard-files /data/file"]).unwrap_err();
+    let words = "holds more than 250 handles (files, streams, timers) at a time; give them back";
+    assert_eq!((fault.kind, fault.message.as_str()), (Kind::Trap, words));
+    // Other tests open files meanwhile.
+    assert!(open() < before + 200, "{} open files, {before} before", open());
+    assert_eq!(stand.answers(&["read /data/file"; 300]).unwrap()[299], "reject: text");
+}
+
+#[test]
+fn a_pipe_that_nobody_writes_to_costs_the_deadline_and_holds_nothing_up_at_the_end() {
+    let granted = tempfile::tempdir().unwrap();
+    let made = Command::new("mkfifo")
+        .arg(granted.path().join("pipe"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let limits = Limits {
+        deadline_record: Duration::from_millis(200),
+        ..patient()
+    };
+    let grants = Grants::of(&[], &[("/data", granted.path())]);
+    let stand = Stand::granted(GUEST, "{}", limits, grants);
+    let fault = stand.answers(&["read /data/pipe"]).unwrap_err();
+    assert_eq!(fault.kind, Kind::Deadline, "{fault}");
+    assert!(fault.message.starts_with("waited inside the host"), "{fault}");
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        drop(stand);
+        let _ = tell.send(());
+    });
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("what is dropped waits for nothing");
 }

@@ -194,3 +194,59 @@ fn a_panic_of_any_length_is_kept_in_part() {
     guest.listen();
     assert_eq!(guest.last_words(), None, "the next call does not inherit it");
 }
+
+/// A guest on a thread of its own, with these limits.
+fn guest_with(limits: &Limits, metrics: Arc<PluginMetrics>) -> Guest {
+    Guest::new("under-test", limits, &Grants::default(), Arc::default(), metrics).unwrap()
+}
+
+#[test]
+fn no_more_can_be_written_at_once_than_is_permitted() {
+    let guest = guest_with(&patient(), PluginMetrics::unheard());
+    let [mut out, mut error] = guest.outputs();
+    let permitted = out.check_write().unwrap();
+    out.write(vec![b'x'; permitted].into()).unwrap();
+    let refused = error.write(vec![b'x'; permitted + 1].into()).unwrap_err();
+    assert!(matches!(refused, wasmtime_wasi::p2::StreamError::Trap(_)), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("wrote 65537 bytes at once, 65536 are permitted"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn lines_beyond_the_rate_are_counted_one_by_one_without_the_blank_ones() {
+    let limits = Limits {
+        log_lines_per_second: 3,
+        ..patient()
+    };
+    let metrics = Metrics::new();
+    let guest = guest_with(&limits, metrics.stage("under-test").plugin("misbehave", 0));
+    let start = Instant::now();
+    let lines = logged(|| {
+        let [mut out, _] = guest.outputs();
+        out.write("1\n2\n\n3\n4\n \n\n5\nbeg".into()).unwrap();
+        out.write("un\n\n7\n".into()).unwrap();
+    });
+    if start.elapsed().as_secs() < 1 {
+        assert_eq!(lines.len(), 3);
+        let dropped = r#"wasmill_plugin_log_lines_dropped_total{stage="under-test"} 4"#;
+        assert!(metrics.text().contains(dropped), "{}", metrics.text());
+    }
+}
+
+#[test]
+fn what_a_plugin_says_is_one_line_and_steers_no_terminal() {
+    let mut guest = guest_with(&patient(), PluginMetrics::unheard());
+    let lines = logged(|| {
+        let field = ("a\nb".to_owned(), "\u{1b}[2J\r\n INFO forged".to_owned());
+        guest.write(log::Level::Info, "x\r\n INFO forged \u{1b}[31m".to_owned(), vec![field]);
+        let [mut out, _] = guest.outputs();
+        out.write("y\r\u{1b}]0;z\n".into()).unwrap();
+    });
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
+    assert!(lines[0].contains(r"x\r\n INFO forged \u{1b}[31m"), "{lines:?}");
+}
