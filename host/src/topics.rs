@@ -38,7 +38,12 @@ impl ReplayTopic {
 
 /// The name of the topic that a stage reads besides its inputs, and no other stage.
 pub(crate) fn replay_topic(pipeline: &Pipeline, stage: &Stage) -> String {
-    format!("{}.{}.replay", pipeline.app.value, stage.name.value)
+    replay_name(&pipeline.app.value, &stage.name.value)
+}
+
+/// The same, of a pipeline that is not read to its end yet.
+pub(crate) fn replay_name(app: &str, stage: &str) -> String {
+    format!("{app}.{stage}.replay")
 }
 
 /// Looks for the pipeline's topics, and creates what is missing where the pipeline says so.

@@ -5,7 +5,7 @@
 //! transaction is aborted, every partition goes back to its committed offset, and the records come again. The group is served between any two calls.
 
 mod burial;
-mod delivery;
+pub(crate) mod delivery;
 mod group;
 mod recovery;
 
@@ -370,6 +370,9 @@ impl Worker {
                 return self.bury_condemned(slot, partition, work);
             }
         }
+        // Records of a replay topic are seen where they were read first, which can be several places.
+        let run = |part| pack::run(&partition.topic, partition.partition, part);
+        work.split(work.part().map_or(0, run));
         let Some(part) = work.part() else {
             return Ok(());
         };

@@ -62,7 +62,12 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
     };
     let stages = stages(&section, app.as_ref().map(|app| app.value.as_str()));
     let stages = stages?;
-    relations::check(root, &stages, kafka.as_ref());
+    relations::check(
+        root,
+        app.as_ref().map(|app| app.value.as_str()),
+        &stages,
+        kafka.as_ref(),
+    );
     let file = file.to_owned();
     Some(Pipeline {
         file,

@@ -11,12 +11,13 @@ use super::kafka::Kafka;
 use super::model::{Guarantee, Stage};
 use super::section::Field;
 use super::values::show_duration;
+use crate::topics;
 
 /// The part of a session that a worker may spend on its last commit when partitions are taken away.
 const REVOKE_SESSION_SHARE: u32 = 5;
 
 /// Reports every mistake to the context of `root`, the whole file.
-pub(super) fn check(root: &Field<'_>, stages: &[Stage], kafka: Option<&Kafka>) {
+pub(super) fn check(root: &Field<'_>, app: Option<&str>, stages: &[Stage], kafka: Option<&Kafka>) {
     let report = |stage: &Stage, at, message: String| {
         root.report(at, format!("stage `{}`: {message}", stage.name.value));
     };
@@ -31,6 +32,13 @@ pub(super) fn check(root: &Field<'_>, stages: &[Stage], kafka: Option<&Kafka>) {
         }
         for (at, message) in topic_mistakes(stage) {
             report(stage, at, message);
+        }
+    }
+    if let Some(app) = app {
+        for stage in stages {
+            for (at, message) in replay_mistakes(app, stage, stages) {
+                report(stage, at, message);
+            }
         }
     }
     let Some(kafka) = kafka else { return };
@@ -76,6 +84,28 @@ fn topic_mistakes(stage: &Stage) -> Vec<Mistake> {
              set `on-fault: {{dead-letter: TOPIC}}`"
         );
         mistakes.push((*at, message));
+    }
+    mistakes
+}
+
+/// A replay topic belongs to `dlq replay` and its stage alone: others would read what is not theirs, or write what looks like replayed.
+fn replay_mistakes(app: &str, stage: &Stage, stages: &[Stage]) -> Vec<Mistake> {
+    let inputs = stage.input.topics.iter().map(|topic| ("input", topic));
+    let outputs = stage.outputs.topics().map(|topic| ("output", topic));
+    let named = inputs
+        .chain(outputs)
+        .chain([("dead-letter", &stage.on_fault.dead_letter)]);
+    let mut mistakes = Vec::new();
+    for (what, topic) in named {
+        let of = |other: &&Stage| topics::replay_name(app, &other.name.value) == topic.value;
+        if let Some(other) = stages.iter().find(of) {
+            let message = format!(
+                "{what} topic `{}` is the replay topic of stage `{}`, which only `dlq replay` writes and only that stage reads; \
+                 use another topic",
+                topic.value, other.name.value
+            );
+            mistakes.push((topic.at, message));
+        }
     }
     mistakes
 }

@@ -29,8 +29,9 @@ use crate::plugin::instance::{Executor, Instance};
 use crate::plugin::runtime::Runtime;
 use crate::prepare::{self, Ready};
 use crate::reply::{Checked, Verdict};
-use crate::sink::{Destination, Guarantee, Refusal, Sink};
+use crate::sink::{Destination, Guarantee, Sink};
 use crate::work::Work;
+use crate::worker::delivery;
 
 /// Characters of a message in a line.
 const MESSAGE_MAX: usize = 200;
@@ -229,14 +230,9 @@ impl Trial {
 
     fn call(&mut self, mut instance: Instance, letter: &Letter, message: &Message) -> Result<Checked, Fault> {
         let original = &letter.original;
-        let packed = self
-            .packer
-            .pack(&original.topic, original.partition, std::slice::from_ref(message));
-        let mut batch = packed.clone();
-        for entry in &mut batch.entries {
-            entry.offset = original.offset.unsigned_abs();
-        }
-        let replies = instance.process(&batch)?;
+        let record = std::slice::from_ref(message);
+        let batch = self.packer.pack(&original.topic, original.partition, record);
+        let replies = instance.process(batch)?;
         let checked = Checked::new(replies, 1, &self.ports, &self.ready.prepared.plugin.limits.answer)?;
         self.instance = Some(instance);
         Ok(checked)
@@ -244,10 +240,9 @@ impl Trial {
 
     /// What is sent, if the client would take it.
     fn sent(&self, checked: &Checked, verdict: &Verdict<'_>, message: &Message) -> Outcome {
-        for delivery in self.ready.prepared.routes.deliveries(checked, verdict) {
-            if let Err(Refusal(text)) = self.sink.check(message, checked, &delivery) {
-                return Outcome::Fails(Fault::new(Kind::Refused, text));
-            }
+        let deliveries = self.ready.prepared.routes.deliveries(checked, verdict);
+        if let Err(fault) = delivery::check(&self.sink, message, deliveries, checked) {
+            return Outcome::Fails(fault);
         }
         let ports = &self.ready.prepared.plugin.description.ports;
         Outcome::Passes(match verdict {

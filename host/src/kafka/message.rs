@@ -1,7 +1,7 @@
 //! Records that carry another record: a replayed one, and a dead letter itself.
 //!
 //! Such a record is the other one with headers of the host behind its own. Whoever packs, forwards or copies it must see the other one: its own
-//! headers and its own timestamp. Only the position stays that of the carrier, because offsets are committed by it.
+//! headers and its own timestamp, and the plugin its first position. What commits offsets and keeps positions goes by the carrier's.
 
 use super::ffi::Message;
 use crate::dead_letter::{self, Original};

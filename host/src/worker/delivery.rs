@@ -10,8 +10,30 @@ use crate::kafka::consumer::TopicPartition;
 use crate::kafka::ffi::Message;
 use crate::reply::{Checked, Verdict};
 use crate::route::Delivery;
-use crate::sink::{Failure, Refusal};
+use crate::sink::{Failure, Refusal, Sink};
 use crate::work::Work;
+
+/// The bytes of all that one record sends.
+///
+/// # Errors
+/// The fault of a record whose outputs cannot be written.
+pub(crate) fn check<'a>(
+    sink: &Sink,
+    message: &Message,
+    deliveries: impl Iterator<Item = Delivery<'a>>,
+    checked: &Checked,
+) -> Result<usize, Fault> {
+    let mut bytes = 0_usize;
+    for delivery in deliveries {
+        let size = sink.check(message, checked, &delivery);
+        bytes = bytes.saturating_add(size.map_err(|Refusal(text)| Fault::new(Kind::Refused, text))?);
+        if bytes > RECORD_OUTPUT_BYTES_MAX {
+            let text = format!("the outputs of one record exceed {RECORD_OUTPUT_BYTES_MAX} bytes");
+            return Err(Fault::new(Kind::Malformed, text));
+        }
+    }
+    Ok(bytes)
+}
 
 impl Worker {
     pub(super) fn deliver(
@@ -75,17 +97,10 @@ impl Worker {
         deliveries: impl Fn() -> D,
         checked: &Checked,
     ) -> Result<Option<Fault>, Failure> {
-        let mut bytes = 0_usize;
-        for delivery in deliveries() {
-            match self.sink.check(message, checked, &delivery) {
-                Ok(size) => bytes = bytes.saturating_add(size),
-                Err(Refusal(text)) => return Ok(Some(Fault::new(Kind::Refused, text))),
-            }
-            if bytes > RECORD_OUTPUT_BYTES_MAX {
-                let text = format!("the outputs of one record exceed {RECORD_OUTPUT_BYTES_MAX} bytes");
-                return Ok(Some(Fault::new(Kind::Malformed, text)));
-            }
-        }
+        let bytes = match check(&self.sink, message, deliveries(), checked) {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Some(fault)),
+        };
         if bytes == 0 {
             // Emitted nothing: every delivery has some bytes.
             return Ok(None);

@@ -178,7 +178,7 @@ impl Worker {
         }
         if self.unreadable.values().any(|times| *times > UNREADABLE_MAX) {
             bail!(
-                "a committed offset is beyond the end of its partition: was the topic deleted and made again, or truncated? Stop the stage, reset the group's offsets, and start again"
+                "a committed offset is beyond the end of its partition: was the topic deleted and made again, or truncated? Stop the stage, reset the group's offsets of that topic, and of no other, and start again"
             );
         }
         if !self.sink_is_ready()? {

@@ -306,6 +306,13 @@ fn routes() -> Vec<Mistake> {
         |lines: &str| format!("app: noaa\nkafka: {{bootstrap.servers: 'k:9092'}}\nstages:\n  az-filter:\n{lines}");
     let plain = "    plugin: p.wasm\n    input: a\n    output: b\n";
     vec![
+        (
+            "replay topics in other places",
+            "app: noaa\nkafka: {bootstrap.servers: 'k:9092'}\nstages:\n  first:\n    plugin: p.wasm\n    input: [a, noaa.first.replay]\n    \
+             output: noaa.second.replay\n  second:\n    plugin: p.wasm\n    input: b\n    output: c\n    \
+             on-fault: {dead-letter: noaa.first.replay}\n"
+                .to_owned(),
+        ),
         ("a stage with nothing in it", stage("    workers: 2\n")),
         ("a stage without a value", stage("")),
         (

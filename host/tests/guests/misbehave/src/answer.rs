@@ -51,6 +51,17 @@ pub(crate) fn spoil(value: &str, replies: &mut Replies) {
                 }),
             );
         }
+        // 80 times the same 900 KB: the answer is small, what it sends is not.
+        "repeated" => {
+            let value = write(replies, &[b'x'; 900_000]);
+            replies.emissions.extend((0..80).map(|_| {
+                Emission::Message(Message {
+                    value: Part::Replace(Some(value)),
+                    ..message()
+                })
+            }));
+            last(replies, Reply::Emit(80));
+        }
         "huge" => replies.data.resize(100_000_000, b'x'),
         _ => {}
     }

@@ -30,6 +30,9 @@ pub struct Config {
     /// Records are forwarded as they are, and say nothing of the version.
     #[serde(default)]
     forward: bool,
+    /// Outputs say where the record is seen, as `TOPIC/PARTITION/OFFSET`, and nothing else; the record demands nothing.
+    #[serde(default)]
+    position: bool,
 }
 
 impl Processor for Versioned {
@@ -56,6 +59,11 @@ impl Processor for Versioned {
     }
 
     fn process(&mut self, record: &Record<'_>, out: &mut Output<'_>) -> Result<(), Rejection> {
+        if self.config.position {
+            let position = format!("{}/{}/{}", record.topic(), record.partition(), record.offset());
+            out.message(OUT).value_of([position.as_bytes()]).send();
+            return Ok(());
+        }
         let value = record.value().unwrap_or_default();
         let value = std::str::from_utf8(value)?;
         let own = self.label.split(' ').next().unwrap_or_default();
