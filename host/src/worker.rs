@@ -20,7 +20,7 @@ use crate::assignment::{Assignment, Slot};
 use crate::batch::{Batcher, Bounds};
 use crate::breaker::Breaker;
 use crate::config::{OnFault, Start};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::kafka::consumer::{Consumer, TopicPartition};
 use crate::kafka::ffi::Message;
 use crate::metrics::StageMetrics;
@@ -373,6 +373,10 @@ impl Worker {
         // Records of a replay topic are seen where they were read first, which can be several places.
         let run = |part| pack::run(&partition.topic, partition.partition, part);
         work.split(work.part().map_or(0, run));
+        // A call that waits for other workers of its stage could outlast the transaction.
+        if self.sink.began().is_some() && self.publication.version.plugin.share.is_crowded() {
+            self.commit()?;
+        }
         let Some(part) = work.part() else {
             return Ok(());
         };
@@ -387,6 +391,10 @@ impl Worker {
             Ok(checked) => self.deliver(slot, partition, work, &checked),
             Err(fault) => {
                 self.metrics.fault(fault.kind).inc();
+                if fault.kind == Kind::Deadline {
+                    // A file that is never read, a pipe for one, keeps a thread of the executor for ever.
+                    self.executor = Arc::new(Executor::new().map_err(|error| Failure::Abort(error.to_string()))?);
+                }
                 if work.halve() {
                     return Ok(());
                 }

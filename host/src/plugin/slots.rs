@@ -21,6 +21,7 @@ const AHEAD: Duration = Duration::from_millis(1);
 
 /// Who holds slots and who waits for one; `T` is how somebody who waits is told.
 struct Queue<T> {
+    slots: usize,
     free: usize,
     stages: Vec<Stage<T>>,
     /// The least virtual time of the stages that were active of late; it never goes back.
@@ -38,6 +39,7 @@ struct Stage<T> {
 impl<T> Queue<T> {
     fn new(slots: usize) -> Self {
         Self {
+            slots,
             free: slots,
             stages: Vec::new(),
             clock: Duration::ZERO,
@@ -74,6 +76,11 @@ impl<T> Queue<T> {
         arrived.waiting.push_back(ticket());
         self.waiting += 1;
         false
+    }
+
+    /// More calls of the stage wait than there are slots, so the next one will wait for several others to end.
+    fn is_crowded(&self, stage: usize) -> bool {
+        self.stages[stage].waiting.len() > self.slots
     }
 
     /// Somebody of a stage gives a slot back after so much CPU time; the ticket is that of whom it goes to.
@@ -196,6 +203,13 @@ impl Slots {
 pub(crate) struct Share {
     slots: Arc<Slots>,
     stage: usize,
+}
+
+impl Share {
+    /// A call that is made now will wait for long. What is open should be completed before.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.slots.locked(|queue| queue.is_crowded(self.stage))
+    }
 }
 
 /// The place of one instance: where its call holds its slot, and what it has waited for it. Shared between what calls the guest and what looks

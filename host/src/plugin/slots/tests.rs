@@ -211,3 +211,15 @@ fn threads_get_their_shares_and_never_more_slots_than_there_are() {
     let queue = slots.queue.lock().unwrap();
     assert_eq!((queue.free, queue.waiting), (1, 0), "all slots came back");
 }
+
+#[test]
+fn a_stage_is_crowded_when_more_of_its_calls_wait_than_there_are_slots() {
+    let mut queue: Queue<u32> = Queue::new(2);
+    let (mine, other) = (queue.stage("mine"), queue.stage("other"));
+    for ticket in 0..4 {
+        queue.arrive(mine, || ticket);
+        assert!(!queue.is_crowded(mine), "{ticket}");
+    }
+    queue.arrive(mine, || 4);
+    assert!(queue.is_crowded(mine) && !queue.is_crowded(other));
+}
