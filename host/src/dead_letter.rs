@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use crate::fault::Fault;
 
 pub(crate) use letter::{Letter, Unreadable, parse};
-pub(crate) use mark::{Position, mark, parse_mark};
+pub(crate) use mark::{Mark, Position, mark, parse_mark};
 
 /// The longest message or backtrace that is kept; both come from the guest.
 const TEXT_BYTES_MAX: usize = 8 * 1024;

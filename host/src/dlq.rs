@@ -1,7 +1,7 @@
 //! The commands for dead letters: list them, show one, give records to their stage again, and try a plugin on them.
 //!
 //! `filter` says which letters are meant; `list`, `show`, `replay` and `trial` are the commands; `marks` knows what was replayed; `records` finds the
-//! record that a letter has no room for; `render` words a letter. No command joins a group, and only `replay` writes.
+//! record that a letter has no room for; `transaction` is that of a replay; `render` words a letter. No command joins a group, and only `replay` writes.
 
 pub(crate) mod filter;
 pub(crate) mod list;
@@ -11,6 +11,7 @@ mod records;
 mod render;
 pub(crate) mod replay;
 pub(crate) mod show;
+mod transaction;
 pub(crate) mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};

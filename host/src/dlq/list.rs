@@ -38,7 +38,7 @@ pub(crate) fn run(pipeline: &Pipeline, filter: &Filter, json: bool, out: &mut im
     let limit = filter.limit.unwrap_or(u64::MAX);
     if limit > 0 {
         letters.each(filter, |found, progress| {
-            let replayed = marks.contain(&found.position);
+            let replayed = marks.contain(&found);
             tally.add(&found);
             if json {
                 let record = found.letter.as_ref().ok().filter(|letter| letter.cut.is_some());

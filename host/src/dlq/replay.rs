@@ -15,6 +15,7 @@ use super::list::Tally;
 use super::marks::Marks;
 use super::progress::Progress;
 use super::records::{Record, Records};
+use super::transaction::{Connected, connect, overdue, worded};
 use super::{Found, Letters, Usage, count, stages};
 use crate::chaos::{self, Point};
 use crate::config::{NewTopic, Pipeline, Stage, Topics as OnMissing};
@@ -23,13 +24,9 @@ use crate::kafka::Code;
 use crate::kafka::ffi::{CallError, Headers, Message, Produce};
 use crate::kafka::producer::Producer;
 use crate::kafka::scan::Stretch;
-use crate::kafka::settings;
 use crate::kafka::topics::{Found as Topic, Topics};
 use crate::topics::replay_topic;
 
-/// A transaction may last this long where the brokers allow it: a large replay takes longer than a commit interval, and its open transaction
-/// holds up nobody but the replayed records themselves.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a created topic may take to be known.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -88,11 +85,16 @@ pub(crate) fn run(pipeline: &Pipeline, filter: &Filter, wishes: &Wishes, out: &m
     if !wishes.yes && !confirmed(&total)? {
         bail!("nothing was replayed");
     }
+    let mut gone = 0;
     for stage in chosen_stages {
         if let Some(chosen) = plan.by_stage.get(&stage.name.value) {
             let replay = Replay::prepare(pipeline, stage, wishes)?;
-            replay.run(&mut letters, chosen, out)?;
+            gone += replay.run(&mut letters, chosen, out)?;
         }
+    }
+    if gone > 0 {
+        let records = count(gone, "record");
+        bail!("{records} could not be replayed, gone for good as said above; all others were");
     }
     Ok(())
 }
@@ -129,7 +131,7 @@ fn plan(
             plan.foreign += 1;
             return Ok(ControlFlow::Continue(()));
         };
-        if marks.contain(&found.position) && !wishes.again {
+        if marks.contain(&found) && !wishes.again {
             plan.replayed_before += 1;
             return Ok(ControlFlow::Continue(()));
         }
@@ -173,7 +175,10 @@ fn confirmed(what: &str) -> Result<bool> {
     }
     write!(error.lock(), "Replay {what}? [y/N] ")?;
     let mut answer = String::new();
-    input.lock().read_line(&mut answer).context("read the answer")?;
+    if input.lock().read_line(&mut answer).context("read the answer")? == 0 {
+        // The end of the input is no line: what is said next begins one.
+        writeln!(error.lock())?;
+    }
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -186,6 +191,8 @@ struct Replay<'p> {
     again: bool,
     producer: Producer,
     record_bytes_max: usize,
+    /// How long the transaction may be open.
+    timeout: Duration,
 }
 
 /// What became of the chosen letters.
@@ -200,18 +207,23 @@ impl<'p> Replay<'p> {
     /// Finds or creates the topic, and fences every other replay of the stage.
     fn prepare(pipeline: &'p Pipeline, stage: &'p Stage, wishes: &Wishes) -> Result<Self> {
         let topic = replay_topic(pipeline, stage);
+        let id = format!("{}.{}.dlq-replay", pipeline.app.value, stage.name.value);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the async runtime")?;
         let (partitions, limit) = runtime.block_on(async {
             let topics = Topics::connect(&pipeline.kafka)?;
-            let partitions = find_or_create(pipeline, stage, &topic, &topics).await?;
+            let partitions = find_or_create(pipeline, stage, &topic, &topics, &id).await?;
             let limit = topics.smallest_message_limit(&BTreeSet::from([topic.as_str()])).await;
             anyhow::Ok((partitions, limit))
         })?;
-        let id = format!("{}.{}.dlq-replay", pipeline.app.value, stage.name.value);
-        let (producer, record_bytes_max) = connect(pipeline, &id, limit, &topic)?;
+        let topic_names = [topic.clone()];
+        let Connected {
+            producer,
+            record_bytes_max,
+            timeout,
+        } = connect(pipeline, &id, limit, &topic_names)?;
         Ok(Self {
             pipeline,
             stage,
@@ -220,28 +232,36 @@ impl<'p> Replay<'p> {
             again: wishes.again,
             producer,
             record_bytes_max,
+            timeout,
         })
     }
 
-    fn run(&self, letters: &mut Letters, chosen: &Chosen, out: &mut impl Write) -> Result<()> {
+    /// The number of records that are gone.
+    fn run(&self, letters: &mut Letters, chosen: &Chosen, out: &mut impl Write) -> Result<u64> {
         let name = &self.stage.name.value;
         // After the fence: nobody can have replayed anything since, or will before this one is done.
         let marks = match self.again {
             true => Marks::default(),
-            false => Marks::read(self.pipeline, &[self.stage], &mut letters.scan)?,
+            false => Marks::read_existing(self.pipeline, self.stage, &mut letters.scan)?,
         };
         let mut records = Records::connect(self.pipeline)?;
         self.call(self.producer.begin())?;
-        let written = self.write_all(letters, chosen, &marks, &mut records);
+        let began = Instant::now();
+        let written = self.write_all(letters, chosen, &marks, &mut records, began);
         let outcome = match written {
             Ok(outcome) => outcome,
             Err(error) => {
                 // What was written is invisible for ever, with an answer or without.
                 let _ = self.producer.abort();
-                return Err(error.context(format!("stage `{name}`: nothing was replayed")));
+                return Err(error.context(format!("stage `{name}`: none of its records was replayed")));
             }
         };
         self.call(self.producer.commit())
+            .map_err(|error| match overdue(began.elapsed(), self.timeout, outcome.replayed) {
+                // However the brokers word it.
+                Some(text) => anyhow!(text),
+                None => error,
+            })
             .with_context(|| format!("stage `{name}`: whether its records were replayed is not known, run the command again: what was is skipped"))?;
         let records = count(outcome.replayed, "record");
         writeln!(out, "stage `{name}`: replayed {records} through topic {}", self.topic)?;
@@ -259,7 +279,7 @@ impl<'p> Replay<'p> {
                 writeln!(out, "  {text}")?;
             }
         }
-        Ok(())
+        Ok(outcome.gone.len() as u64)
     }
 
     fn write_all(
@@ -268,6 +288,7 @@ impl<'p> Replay<'p> {
         chosen: &Chosen,
         marks: &Marks,
         records: &mut Records,
+        began: Instant,
     ) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let total = chosen.values().map(|offsets| offsets.len() as u64).sum();
@@ -288,6 +309,9 @@ impl<'p> Replay<'p> {
                     return Ok(ControlFlow::Continue(()));
                 }
                 progress.advance(1);
+                if let Some(text) = overdue(began.elapsed(), self.timeout, outcome.replayed) {
+                    bail!(text);
+                }
                 self.replay(Found::new(topic, message), marks, records, &mut outcome)?;
                 Ok(ControlFlow::Continue(()))
             })?;
@@ -297,6 +321,9 @@ impl<'p> Replay<'p> {
             outcome.gone.extend(lost);
         }
         if !self.producer.flush(FLUSH_TIMEOUT) {
+            if let Some(text) = overdue(began.elapsed(), self.timeout, outcome.replayed) {
+                bail!(text);
+            }
             bail!("{} records are not acknowledged", self.producer.in_flight());
         }
         if let Some(failure) = self.producer.take_failure() {
@@ -318,7 +345,7 @@ impl<'p> Replay<'p> {
                 .push(format!("{}: the letter itself was deleted", found.position));
             return Ok(());
         };
-        if marks.contain(&found.position) {
+        if marks.contain(&found) {
             outcome.replayed_meanwhile += 1;
             return Ok(());
         }
@@ -373,46 +400,8 @@ impl<'p> Replay<'p> {
     }
 }
 
-fn worded(error: CallError, producer: &Producer, topic: &str) -> anyhow::Error {
-    match error.code {
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => {
-            anyhow!("another `dlq replay` of this stage was started later and goes on instead ({error})")
-        }
-        Code::TransactionalIdAuthorizationFailed => {
-            anyhow!("this user may not use the transactional id; give it the rights WRITE and DESCRIBE on it ({error})")
-        }
-        _ => match producer.take_failure() {
-            Some(failure) => anyhow!("write to topic {topic}: {}", failure.code),
-            None => anyhow!(error),
-        },
-    }
-}
-
-/// Makes the producer; the brokers may allow shorter transactions only.
-fn connect(pipeline: &Pipeline, id: &str, limit: Option<u64>, topic: &str) -> Result<(Producer, usize)> {
-    let usual = pipeline.kafka.transaction_timeout();
-    let mut config = settings::producer(&pipeline.kafka, Some(id), limit);
-    let record_bytes_max = config
-        .get("message.max.bytes")
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1_000_000);
-    for timeout in [TRANSACTION_TIMEOUT.max(usual), usual] {
-        config.set("transaction.timeout.ms", timeout.as_millis().to_string());
-        let producer = Producer::new(id, &config, &[topic.to_owned()])?;
-        match producer.init_transactions() {
-            Ok(()) => return Ok((producer, record_bytes_max)),
-            Err(error) if error.code == Code::InvalidTransactionTimeout && timeout != usual => {}
-            Err(error) => return Err(worded(error, &producer, topic).context(format!("start transactional id `{id}`"))),
-        }
-    }
-    bail!(
-        "the brokers allow no transaction of {} s; lower `transaction.timeout.ms`",
-        usual.as_secs()
-    )
-}
-
 /// The number of partitions of the replay topic, which is created where it does not exist.
-async fn find_or_create(pipeline: &Pipeline, stage: &Stage, topic: &str, topics: &Topics) -> Result<i32> {
+async fn find_or_create(pipeline: &Pipeline, stage: &Stage, topic: &str, topics: &Topics, id: &str) -> Result<i32> {
     let inputs = stage.input.topics.iter().map(|topic| topic.value.clone());
     let names: BTreeSet<String> = inputs.chain([topic.to_owned()]).collect();
     let mut found = topics.look(&names)?;
@@ -423,6 +412,8 @@ async fn find_or_create(pipeline: &Pipeline, stage: &Stage, topic: &str, topics:
     if let Some(count) = partitions(&found) {
         return Ok(count);
     }
+    // Nothing is created for a replay that cannot be.
+    connect(pipeline, id, None, &[])?;
     let counts = found.values().map(|found| match found {
         Topic::Partitions(count) => *count,
         Topic::Missing | Topic::Refused(_) => 1,

@@ -58,7 +58,7 @@ pub(crate) fn run(pipeline: &Pipeline, filter: &Filter, wishes: &Wishes, out: &m
             .context("the record's value is null, so there are no bytes to write")?;
         std::fs::write(path, value).with_context(|| format!("write {}", path.display()))?;
     }
-    let replayed = marks.contain(&found.position);
+    let replayed = marks.contain(&found);
     if wishes.json {
         writeln!(out, "{}", render::json(&found, record.message(&found), replayed))?;
         return Ok(());

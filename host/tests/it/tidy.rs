@@ -13,7 +13,9 @@ const LINES_MAX: usize = 500;
 const PLUGIN_LINES_MAX: usize = 120;
 
 /// Hosts that a file may name. A registry's mirror is none of them.
-const HOSTS: [&str; 6] = [
+const HOSTS: [&str; 8] = [
+    "example.com",
+    "json-schema.org",
     "localhost",
     "127.0.0.1",
     "github.com",

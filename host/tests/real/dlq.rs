@@ -451,9 +451,10 @@ fn a_record_that_was_left_out_is_taken_from_its_topic_or_said_to_be_gone() {
     tried.says("1 would pass, 0 would fail again, 1 cannot be tried");
 
     let place = place.mend(json!({}));
-    let replayed = place.dlq("replay", &["--yes"]);
+    let replayed = place.invoke("replay", &["--yes"]).exits(1, PATIENCE);
     replayed.says("replayed 1 record");
     replayed.says("not replayed, gone: 1 record");
+    replayed.says("1 record could not be replayed");
     Invocation::catch_up(&place.path).exits(0, PATIENCE);
     let out = kafka::read_committed(&place.output);
     assert_eq!(out.len(), 1);

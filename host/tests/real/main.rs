@@ -8,6 +8,7 @@ mod at_least_once;
 mod brokers;
 mod control;
 mod dlq;
+mod dlq_replayed;
 mod evil;
 mod exactly_once;
 mod example;
