@@ -40,6 +40,10 @@ fn collect(folder: &Path, prefix: &str, files: &mut Vec<File>) {
     for entry in entries {
         let name = entry.file_name().into_string().unwrap();
         let path = format!("{prefix}{name}");
+        // A file in a linked work tree.
+        if name == ".git" {
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
             let hidden = name.starts_with('.') && name != ".ci";
             if !hidden && !entry.path().join("CACHEDIR.TAG").exists() {
