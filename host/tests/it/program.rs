@@ -61,6 +61,8 @@ impl Place {
             .env_remove("WASMILL_LOG")
             .env_remove("WASMILL_LOG_FORMAT")
             .env_remove("KAFKA_BOOTSTRAP")
+            // Crates of one name in different places would be built over each other.
+            .env_remove("CARGO_TARGET_DIR")
             .stdin(Stdio::null())
             .stdout(stream("stdout"))
             .stderr(stream("stderr"))
