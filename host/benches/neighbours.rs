@@ -24,6 +24,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::json;
 
+use support::bench::{is_given, number, quantile_ms};
 use support::component::poison;
 use support::guests::guest;
 use support::host::{Invocation, Pipeline};
@@ -68,10 +69,7 @@ impl Measured {
     }
 
     fn ms(&self, quantile: f64) -> f64 {
-        let place = (self.latencies.len().saturating_sub(1) as f64 * quantile) as usize;
-        self.latencies
-            .get(place)
-            .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1000.0)
+        quantile_ms(&self.latencies, quantile)
     }
 }
 
@@ -90,19 +88,10 @@ fn main() -> ExitCode {
 
 /// Cargo adds `--bench`, which says nothing here.
 fn wanted() -> Wanted {
-    let arguments: Vec<String> = std::env::args().collect();
-    let number = |name: &str, default: u64| {
-        let value = arguments.iter().skip_while(|argument| *argument != name).nth(1);
-        value.map_or(default, |value| {
-            value
-                .parse()
-                .unwrap_or_else(|_| panic!("{name} wants a number, not {value}"))
-        })
-    };
     Wanted {
         seconds: number("--seconds", 20),
         rate: number("--rate", 2_000),
-        is_json: arguments.iter().any(|argument| argument == "--json"),
+        is_json: is_given("--json"),
     }
 }
 

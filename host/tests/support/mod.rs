@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod admin;
+pub(crate) mod bench;
 pub(crate) mod broker;
 pub(crate) mod chaos;
 pub(crate) mod cluster;
