@@ -6,8 +6,8 @@
 //! record that has a field `email` already is rejected: a second one would make readers disagree,
 //! and an overwritten one would be lost.
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use wasmill_plugin::json::{self, Present};
 use wasmill_plugin::{MessagePort, Output, Port, Processor, Reads, Record, Rejection, Text};
 
 const ALERTS: MessagePort = MessagePort::new(0, "alerts");
@@ -25,7 +25,7 @@ pub struct Config {
 pub struct DetectFreeze {
     station: String,
     threshold_celsius: f64,
-    email_field: String,
+    email_member: String,
 }
 
 #[derive(Deserialize)]
@@ -34,8 +34,8 @@ struct Observation<'a> {
     station: Station<'a>,
     #[serde(rename = "TMIN")]
     lowest_celsius: Option<f64>,
-    #[serde(rename = "email", default, deserialize_with = "is_there")]
-    has_email: bool,
+    #[serde(default)]
+    email: Present,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +64,7 @@ impl Processor for DetectFreeze {
         Ok(DetectFreeze {
             station: config.station,
             threshold_celsius: config.threshold_celsius,
-            email_field: format!(r#""email":{email}"#),
+            email_member: format!(r#""email":{email}"#),
         })
     }
 
@@ -76,36 +76,14 @@ impl Processor for DetectFreeze {
         if *observation.station.id != *self.station || !is_cold {
             return Ok(());
         }
-        if observation.has_email {
+        if observation.email.0 {
             return Err(Rejection::new("the record has a field `email` already"));
         }
-        let value = with_field(record.value().unwrap_or_default(), self.email_field.as_bytes())
+        let value = json::with_member(record.value().unwrap_or_default(), self.email_member.as_bytes())
             .ok_or_else(|| Rejection::new("the value is not a JSON object"))?;
         out.message(ALERTS).value_of(value).send();
         Ok(())
     }
-}
-
-/// The pieces of a JSON object with one more field at its end. `object` is known to be JSON; none
-/// if it is not an object.
-fn with_field<'a>(object: &'a [u8], field: &'a [u8]) -> Option<[&'a [u8]; 4]> {
-    let brace = object
-        .trim_ascii_end()
-        .len()
-        .checked_sub(1)
-        .filter(|&last| object[last] == b'}')?;
-    let (before, after) = object.split_at(brace);
-    let comma: &[u8] = if before.trim_ascii_end().ends_with(b"{") {
-        b""
-    } else {
-        b","
-    };
-    Some([before, comma, field, after])
-}
-
-/// True for a field of any value, null too.
-fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|IgnoredAny| true)
 }
 
 wasmill_plugin::processor!(DetectFreeze);
@@ -114,7 +92,7 @@ wasmill_plugin::processor!(DetectFreeze);
 mod tests {
     use wasmill_plugin::testing::{Input, Plugin, Reply};
 
-    use super::{DetectFreeze, with_field};
+    use super::DetectFreeze;
 
     const CONFIG: &str = r#"{"station": "USW00003192", "threshold_celsius": 10.0, "email": "o\"ps@example.org"}"#;
 
@@ -196,21 +174,6 @@ mod tests {
                 panic!("{value} is not rejected")
             };
             assert!(text.contains(reason), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_field_is_added_to_any_object() {
-        for (object, expected) in [
-            ("{}", Some("{F}")),
-            ("{ }\n", Some("{ F}\n")),
-            (r#"{"a":{}}"#, Some(r#"{"a":{},F}"#)),
-            ("{\"a\":\"{\" \r\n}\t ", Some("{\"a\":\"{\" \r\n,F}\t ")),
-            ("[]", None),
-            ("", None),
-        ] {
-            let pieces = with_field(object.as_bytes(), b"F").map(|pieces| pieces.concat());
-            assert_eq!(pieces.as_deref(), expected.map(str::as_bytes), "{object}");
         }
     }
 

@@ -62,6 +62,7 @@ mod text;
 mod output;
 mod rejection;
 
+pub mod json;
 pub mod log;
 pub mod metrics;
 

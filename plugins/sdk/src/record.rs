@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::Rejection;
 use crate::bindings::wasmill::plugin::types;
+use crate::json::Pointer;
 
 /// One record as Kafka gave it.
 #[derive(Clone, Copy)]
@@ -73,10 +74,24 @@ impl<'a> Record<'a> {
     /// # Errors
     /// The value is null, or not the JSON that `T` is; the rejection says so in the parser's words.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, Rejection> {
-        let value = self.value().ok_or_else(|| Rejection::new("the value is null"))?;
-        serde_json::from_slice(value)
-            .map_err(|error| Rejection::new(format!("the value is not the JSON that is read here: {error}")))
+        serde_json::from_slice(self.json_text()?).map_err(not_the_json)
     }
+
+    /// The text of the value at a place of the JSON that the value is, as it is spelled there; `None` where there is no such place.
+    ///
+    /// # Errors
+    /// The value is null or not JSON; the rejection says so in the parser's words.
+    pub fn at(&self, pointer: &Pointer) -> Result<Option<&'a str>, Rejection> {
+        pointer.find(self.json_text()?).map_err(not_the_json)
+    }
+
+    fn json_text(&self) -> Result<&'a [u8], Rejection> {
+        self.value().ok_or_else(|| Rejection::new("the value is null"))
+    }
+}
+
+fn not_the_json(error: serde_json::Error) -> Rejection {
+    Rejection::new(format!("the value is not the JSON that is read here: {error}"))
 }
 
 /// One header of a record.
