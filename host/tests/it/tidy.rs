@@ -188,6 +188,31 @@ fn examples_are_complete() {
         .iter()
         .flat_map(|example| wanted.map(|name| format!("examples/{example}/{name}")));
     none("an example has four files", paths.filter(|path| !files.contains(path)));
+    let (list, tests) = (read("examples/README.md"), read("host/tests/real/example.rs"));
+    let unlisted = examples
+        .iter()
+        .filter(|name| !list.contains(&format!("]({name}/README.md)")));
+    none("examples/README.md lists an example", unlisted.cloned());
+    let is_run = |name: &&String| {
+        ["check", "run_readme"]
+            .iter()
+            .all(|call| tests.contains(&format!("{call}(\"{name}\"")))
+    };
+    none(
+        "an example and the commands of its README are run",
+        examples.iter().filter(|name| !is_run(name)).cloned(),
+    );
+}
+
+#[test]
+fn plugins_are_listed() {
+    let list = read("plugins/README.md");
+    let files = files();
+    let crates = files
+        .iter()
+        .filter_map(|file| file.path.strip_prefix("plugins/")?.strip_suffix("/Cargo.toml"));
+    let unlisted = crates.filter(|name| *name != "sdk" && !list.contains(&format!("]({name}/src/lib.rs)")));
+    none("plugins/README.md lists a plugin", unlisted.map(str::to_owned));
 }
 
 #[test]

@@ -176,6 +176,18 @@ impl Kafka {
         }
         panic!("{} of {count} records in {topic} after {deadline:?}", found.len());
     }
+
+    /// The number of partitions that each member of a group holds, once the group is stable.
+    pub(crate) fn members(&self, group: &str) -> Option<Vec<usize>> {
+        let consumer: BaseConsumer = self.config().create().unwrap();
+        let list = consumer.fetch_group_list(Some(group), REQUEST).ok()?;
+        let group = list.groups().first().filter(|group| group.state() == "Stable")?;
+        let assignments = group
+            .members()
+            .iter()
+            .map(|member| member.assignment().unwrap_or_default());
+        Some(assignments.map(assigned_partitions).collect())
+    }
 }
 
 fn config() -> ClientConfig {
@@ -450,18 +462,9 @@ pub(crate) fn committed(group: &str, topic: &str) -> BTreeMap<i32, i64> {
         .collect()
 }
 
-/// The number of partitions that each member of a group holds, once the group is stable.
+/// See [`Kafka::members`].
 pub(crate) fn members(group: &str) -> Option<Vec<usize>> {
-    let consumer: BaseConsumer = config().create().unwrap();
-    let list = consumer.fetch_group_list(Some(group), REQUEST).ok()?;
-    let group = list.groups().first().filter(|group| group.state() == "Stable")?;
-    Some(
-        group
-            .members()
-            .iter()
-            .map(|member| assigned_partitions(member.assignment().unwrap_or_default()))
-            .collect(),
-    )
+    Kafka::shared().members(group)
 }
 
 /// Counts the partitions in the classic protocol's assignment: version, then topics, each with its partitions.
