@@ -10,7 +10,7 @@ fn main() {
     let left_out: Vec<&str> = [
         (
             cfg!(feature = "real"),
-            "real   what is promised of a real Kafka, in some minutes\n       \
+            "real   what is promised of a real Kafka and a real Elasticsearch, in some minutes\n       \
              cargo test --release -p wasmill --features real --test real",
         ),
         (
@@ -27,7 +27,8 @@ fn main() {
         return;
     }
     println!(
-        "\nNot run, because they need a Kafka (they start one, which takes Java 17 and Maven, or use WASMILL_TEST_KAFKA=HOST:PORT):\n"
+        "\nNot run, because they need servers (they start them, which takes Java 17, Maven and curl, or use WASMILL_TEST_KAFKA=HOST:PORT\n\
+         and WASMILL_TEST_ELASTICSEARCH=URL):\n"
     );
     for text in left_out {
         println!("  {text}\n");

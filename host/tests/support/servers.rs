@@ -1,7 +1,9 @@
-//! Starts the Kafkas of a run: the one broker that most tests share, and whatever else a test asks for.
+//! Starts the servers of a run: the one broker and the one Elasticsearch that most tests share, and whatever else a test asks for.
 //!
-//! `WASMILL_TEST_KAFKA` names the shared one; without it the first use starts one. What is started ends with this process, however that ends.
+//! `WASMILL_TEST_KAFKA` and `WASMILL_TEST_ELASTICSEARCH` name the shared ones; without them the first use starts one. What is started ends
+//! with this process, however that ends.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
@@ -50,38 +52,59 @@ fn ask(address: String) -> Result<String, String> {
 pub(crate) struct Started {
     pub(crate) bootstrap: String,
     pub(crate) data: PathBuf,
-    /// The brokers are watched by a process at the other end of this pipe, which stops them when the pipe, and with it this process, is gone.
-    _lifeline: Option<ChildStdin>,
+    _server: Server,
 }
 
 impl Started {
     pub(crate) fn new(arguments: &[&str]) -> Result<Self, String> {
-        let mut script = Command::new(checkout("host/tests/servers/start-kafka.sh"))
+        let server = Server::start("start-kafka.sh", arguments)?;
+        Ok(Self {
+            bootstrap: server.value("KAFKA_BOOTSTRAP").to_owned(),
+            data: server.value("KAFKA_DATA").into(),
+            _server: server,
+        })
+    }
+}
+
+/// What a script of `host/tests/servers` has started.
+pub(crate) struct Server {
+    printed: BTreeMap<String, String>,
+    /// The server is watched by a process at the other end of this pipe, which stops it when the pipe, and with it this process, is gone.
+    _lifeline: Option<ChildStdin>,
+}
+
+impl Server {
+    pub(crate) fn start(script: &str, arguments: &[&str]) -> Result<Self, String> {
+        let mut running = Command::new(checkout("host/tests/servers").join(script))
             .arg("--stop-at-stdin-eof")
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("host/tests/servers/start-kafka.sh: {error}"))?;
-        let lifeline = script.stdin.take();
-        let output = script.wait_with_output().map_err(|error| error.to_string())?;
+            .map_err(|error| format!("host/tests/servers/{script}: {error}"))?;
+        let lifeline = running.stdin.take();
+        let output = running.wait_with_output().map_err(|error| error.to_string())?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
             return Err(format!("none could be started:\n{error}"));
         }
         // Tests capture `eprintln!`; this is for whoever watches the run.
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        let _ = writeln!(std::io::stderr(), "started a Kafka for this run:\n{printed}");
-        let value = |name: &str| {
-            let line = printed.lines().find_map(|line| line.strip_prefix(name));
-            line.map(str::to_owned)
-                .ok_or_else(|| format!("start-kafka.sh printed no {name}: {printed}"))
-        };
+        let _ = writeln!(std::io::stderr(), "started for this run, by {script}:\n{printed}");
+        let pairs = printed.lines().filter_map(|line| line.split_once('='));
         Ok(Self {
-            bootstrap: value("KAFKA_BOOTSTRAP=")?,
-            data: value("KAFKA_DATA=")?.into(),
+            printed: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             _lifeline: lifeline,
         })
+    }
+
+    /// The value that the script printed under this name.
+    #[track_caller]
+    pub(crate) fn value(&self, name: &str) -> &str {
+        let Self { printed, .. } = self;
+        printed
+            .get(name)
+            .unwrap_or_else(|| panic!("the script printed no {name}: {printed:?}"))
     }
 }
