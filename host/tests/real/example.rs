@@ -2,21 +2,25 @@
 //!
 //! The commands run as they stand, on servers of their own, because their names are those of the files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::elastic::Elastic;
 use crate::support::host::{Host, Invocation};
 use crate::support::kafka::{self, Kafka, Record};
 use crate::support::servers::Started;
-use crate::support::{PATIENCE, checkout, unique, wait_for};
+use crate::support::{PATIENCE, checkout, free_port, unique, wait_for};
+
+/// The Elasticsearch that READMEs name.
+const ELASTICSEARCH: &str = "http://localhost:9200";
 
 /// A line of `input.jsonl` or `expected.jsonl`; `examples/README.md` tells its shape.
 #[derive(Deserialize)]
@@ -56,33 +60,87 @@ fn bytes(raw: Option<&RawValue>) -> Option<Vec<u8>> {
     }
 }
 
-/// The records of an example's file by topic, in its order.
-fn read(name: &str, file: &str) -> BTreeMap<String, Vec<Record>> {
-    let path = format!("examples/{name}/{file}");
-    let text = fs::read_to_string(checkout(&path)).unwrap();
-    let mut by_topic: BTreeMap<String, Vec<Record>> = BTreeMap::new();
-    for line in text.lines() {
-        let line: Line<'_> = serde_json::from_str(line).unwrap_or_else(|error| panic!("{path}: {error} in {line}"));
-        by_topic.entry(line.topic.clone()).or_default().push(line.record());
+/// A line that is a document: one to begin with, in `input.jsonl`, or one to end with.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    index: String,
+    id: String,
+    /// Of an expected document only.
+    #[serde(default)]
+    version: u64,
+    document: Value,
+}
+
+/// A file of an example, in its order.
+struct Lines {
+    records: BTreeMap<String, Vec<Record>>,
+    documents: Vec<Stored>,
+}
+
+impl Lines {
+    fn read(name: &str, file: &str) -> Lines {
+        let path = format!("examples/{name}/{file}");
+        let text = fs::read_to_string(checkout(&path)).unwrap();
+        let mut lines = Lines {
+            records: BTreeMap::new(),
+            documents: Vec::new(),
+        };
+        for line in text.lines() {
+            if let Ok(document) = serde_json::from_str(line) {
+                lines.documents.push(document);
+                continue;
+            }
+            let line: Line<'_> = serde_json::from_str(line).unwrap_or_else(|error| panic!("{path}: {error} in {line}"));
+            lines.records.entry(line.topic.clone()).or_default().push(line.record());
+        }
+        lines
     }
-    by_topic
+
+    /// The names of all topics and indices.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let indices = self.documents.iter().map(|stored| &stored.index);
+        self.records.keys().chain(indices)
+    }
 }
 
 /// The example's pipeline file as it is, but for names that no other run has used.
-fn with_own_names(pipeline: &str, app: &str, topics: &[&String], own: impl Fn(&str) -> String) -> String {
-    let mut text = pipeline.replace(&format!("app: {app} "), &format!("app: {} ", own(app)));
-    for topic in topics {
-        text = text.replace(&format!(": {topic}\n"), &format!(": {}\n", own(topic)));
+fn with_own_names(pipeline: &str, names: &BTreeSet<&str>, own: impl Fn(&str) -> String) -> String {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let (mut text, mut rest) = (String::new(), pipeline);
+    while let Some(start) = rest.find(is_of_name) {
+        let (before, tail) = rest.split_at(start);
+        let (name, after) = tail.split_at(tail.find(|c| !is_of_name(c)).unwrap_or(tail.len()));
+        text.push_str(before);
+        match names.contains(name) {
+            true => text.push_str(&own(name)),
+            false => text.push_str(name),
+        }
+        rest = after;
     }
+    text.push_str(rest);
     text.replace("../../plugins", checkout("plugins").to_str().unwrap())
 }
 
-/// The topics of `kafka` hold what `expected.jsonl` says, whatever their names are there; `is_as_sent` where timestamps are those of `input.jsonl`.
+/// Topics and indices hold what `expected.jsonl` says, whatever their names are; `is_as_sent` where timestamps are those of `input.jsonl`.
 fn assert_expected(kafka: &Kafka, name: &str, own: impl Fn(&str) -> String, is_as_sent: bool) {
     let letters = format!("{name}.dead-letters");
-    let mut all = read(name, "expected.jsonl");
-    all.entry(letters.clone()).or_default();
-    for (topic, expected) in &all {
+    let mut all = Lines::read(name, "expected.jsonl");
+    let indices: BTreeSet<&String> = all.documents.iter().map(|stored| &stored.index).collect();
+    for index in indices {
+        let expected = all.documents.iter().filter(|stored| stored.index == *index);
+        let expected: BTreeMap<&str, (u64, &Value)> = expected
+            .map(|stored| (stored.id.as_str(), (stored.version, &stored.document)))
+            .collect();
+        let found = Elastic::shared().documents(&own(index));
+        let found: BTreeMap<&str, (u64, &Value)> = found
+            .iter()
+            .map(|(id, found)| (id.as_str(), (found.version, &found.source)))
+            .collect();
+        assert_eq!(found, expected, "{index}");
+    }
+    all.records.entry(letters.clone()).or_default();
+    for (topic, expected) in &all.records {
         let mut found: Vec<Record> = kafka
             .read_committed(&own(topic))
             .into_iter()
@@ -102,28 +160,36 @@ fn assert_expected(kafka: &Kafka, name: &str, own: impl Fn(&str) -> String, is_a
     }
 }
 
-/// Runs the pipeline file on the Kafka of most tests, fed with the records of `input.jsonl` as they are, timestamps and headers too.
+/// Runs the pipeline file on the servers of most tests, fed with what `input.jsonl` holds as it is, timestamps and headers too.
 fn check(name: &str) {
     let suffix = unique("x");
-    let own = |topic: &str| match topic.strip_prefix(name) {
+    let own = |own: &str| match own.strip_prefix(name) {
         Some(".dead-letters") => format!("{name}-{suffix}.dead-letters"),
-        _ => format!("{topic}-{suffix}"),
+        _ => format!("{own}-{suffix}"),
     };
-    let (input, expected) = (read(name, "input.jsonl"), read(name, "expected.jsonl"));
-    let topics: Vec<&String> = input.keys().chain(expected.keys()).collect();
+    let (input, expected) = (Lines::read(name, "input.jsonl"), Lines::read(name, "expected.jsonl"));
+    let names = input.names().chain(expected.names()).map(String::as_str);
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("pipeline.yaml");
     let pipeline = fs::read_to_string(checkout(&format!("examples/{name}/pipeline.yaml"))).unwrap();
-    fs::write(&path, with_own_names(&pipeline, name, &topics, &own)).unwrap();
+    fs::write(&path, with_own_names(&pipeline, &names.chain([name]).collect(), own)).unwrap();
+    let elastic = (!expected.documents.is_empty()).then(Elastic::shared);
     let catch_up = || {
+        let url = elastic.as_ref().map_or("", |elastic| elastic.url.as_str());
         Invocation::catch_up(&path)
             .env("KAFKA_BOOTSTRAP", kafka::bootstrap())
+            .env("ELASTICSEARCH_URL", url)
+            .env("RETAIL_LISTEN", &format!("127.0.0.1:{}", free_port()))
             .exits(0, PATIENCE * 3)
     };
 
     // The first run has nothing to read: it makes the topics.
     catch_up();
-    for (topic, records) in &input {
+    for stored in &input.documents {
+        let path = format!("{}/_doc/{}", own(&stored.index), stored.id);
+        Elastic::shared().does("PUT", &path, &stored.document);
+    }
+    for (topic, records) in &input.records {
         kafka::produce(&own(topic), None, records);
     }
     catch_up();
@@ -156,9 +222,18 @@ fn commands(readme: &str) -> Vec<(&str, Option<&str>)> {
         .collect()
 }
 
-/// Runs all commands of the example's README, with the binary under test in the place of `cargo run`.
+/// Runs all commands of the example's README, with the binary under test in the place of `cargo run`, and where they name servers, those of the
+/// tests.
 fn run_readme(name: &str, kafka: &Kafka) {
     let readme = fs::read_to_string(checkout(&format!("examples/{name}/README.md"))).unwrap();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut servers = vec![
+        ("localhost:9092", kafka.bootstrap.clone()),
+        ("localhost:8001", listen.clone()),
+    ];
+    if readme.contains(ELASTICSEARCH) {
+        servers.push((ELASTICSEARCH, Elastic::shared().url));
+    }
     let programs = TempDir::new().unwrap();
     let cargo = programs.path().join("cargo");
     let (host, real) = (env!("CARGO_BIN_EXE_wasmill"), env!("CARGO"));
@@ -171,11 +246,16 @@ fn run_readme(name: &str, kafka: &Kafka) {
 
     let mut compared = 0;
     for (command, expected) in commands(&readme) {
+        let command = servers
+            .iter()
+            .fold(command.to_owned(), |command, (named, own)| command.replace(named, own));
+        // What a command that fails leaves behind would hold its output open for ever.
+        let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{command}");
         let output = Command::new("bash")
             .current_dir(checkout("."))
-            .args(["-euo", "pipefail", "-c"])
-            .arg(command.replace("localhost:9092", &kafka.bootstrap))
+            .args(["-euo", "pipefail", "-c", &script])
             .env("PATH", &path)
+            .env("RETAIL_LISTEN", &listen)
             .output()
             .unwrap();
         let (stdout, stderr) = (
@@ -200,11 +280,42 @@ fn noaa_gives_what_it_says() {
     check("noaa");
 }
 
+/// The second pipeline file takes over from the first, and indexes what the filter has let through.
 #[test]
 fn the_commands_for_noaa_do_what_they_say() {
     let kafka = kafka_of_the_examples();
+    forget_index("noaa-az");
     run_readme("noaa", &kafka);
     assert_expected(&kafka, "noaa", str::to_owned, false);
+    let mut expected = Lines::read("noaa", "expected.jsonl").records;
+    let expected = expected.remove("noaa-json-us-az").unwrap().into_iter();
+    let expected: BTreeMap<String, Value> = expected
+        .map(|record| {
+            let document = serde_json::from_str(record.value_text()).unwrap();
+            (record.key_text().to_owned(), document)
+        })
+        .collect();
+    let found = Elastic::shared().documents("noaa-az").into_iter();
+    let found: BTreeMap<String, Value> = found.map(|(id, document)| (id, document.source)).collect();
+    assert_eq!(found, expected);
+}
+
+/// The commands of a README name the index themselves, and a named server may have it from a run before.
+fn forget_index(index: &str) {
+    Elastic::shared().does("DELETE", &format!("{index}?ignore_unavailable=true"), &Value::Null);
+}
+
+#[test]
+fn retail_gives_what_it_says() {
+    check("retail");
+}
+
+#[test]
+fn the_commands_for_retail_do_what_they_say() {
+    let kafka = kafka_of_the_examples();
+    forget_index("retail-catalogue");
+    run_readme("retail", &kafka);
+    assert_eq!(kafka.read_committed("retail.dead-letters"), []);
 }
 
 #[test]
