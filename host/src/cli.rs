@@ -229,7 +229,7 @@ fn dev(arguments: &Dev) -> Result<()> {
         show: arguments.show,
     };
     println!("{}", dev::banner());
-    let records = dev::read_input(&pipeline, &wishes)?;
+    let input = dev::read_input(&pipeline, &wishes)?;
     let runtime = Arc::new(Runtime::new()?);
     let stages_of = |pipeline: &Pipeline| prepare::stages(pipeline, &runtime, None);
     let broker = Embedded::start()?;
@@ -240,7 +240,7 @@ fn dev(arguments: &Dev) -> Result<()> {
         &pipeline,
         stages,
         broker,
-        records,
+        input,
         &wishes,
         &mut std::io::stdout().lock(),
     ))

@@ -16,7 +16,7 @@ use crate::config::{At, Clients, Guarantee, KafkaProperty, KafkaValue, Pipeline,
 use crate::elasticsearch::Client;
 use crate::elasticsearch::memory::Memory;
 use crate::external;
-use crate::fixture::{self, Fixture};
+use crate::fixture::{self, Fixture, Fixtures};
 use crate::kafka::embedded::{self, Embedded, Output};
 use crate::pipeline::{self, Options};
 use crate::prepare::Ready;
@@ -37,11 +37,11 @@ pub(crate) fn banner() -> &'static str {
     "dev: embedded broker (librdkafka's mock, not a Kafka), at-least-once, one worker a stage, nothing is kept"
 }
 
-/// Reads the records to feed.
+/// Reads the records to feed, and the documents that are there before them.
 ///
 /// # Errors
-/// When the file is not there, a line is not a record, or a topic is none that the pipeline reads.
-pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Vec<Fixture>> {
+/// When the file is not there, a line is neither, or a topic is none that the pipeline reads.
+pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Fixtures> {
     let beside = || pipeline.file.parent().unwrap_or(Path::new(".")).join("input.jsonl");
     let file = wishes.input.clone().unwrap_or_else(beside);
     let text = std::fs::read_to_string(&file).with_context(|| {
@@ -50,9 +50,10 @@ pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Vec<Fix
             file.display()
         )
     })?;
-    let records = fixture::parse(&text).with_context(|| file.display().to_string())?;
+    let fixtures = fixture::parse(&text).with_context(|| file.display().to_string())?;
     let inputs: BTreeSet<&str> = inputs(pipeline).collect();
-    if let Some(stray) = records.iter().find(|record| !inputs.contains(&record.topic.as_str())) {
+    let is_stray = |record: &&Fixture| !inputs.contains(&record.topic.as_str());
+    if let Some(stray) = fixtures.records.iter().find(is_stray) {
         bail!(
             "{}: no stage reads topic `{}`; inputs: {}",
             file.display(),
@@ -60,7 +61,7 @@ pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Vec<Fix
             inputs.into_iter().collect::<Vec<_>>().join(", ")
         );
     }
-    Ok(records)
+    Ok(fixtures)
 }
 
 fn inputs(pipeline: &Pipeline) -> impl Iterator<Item = &str> {
@@ -114,11 +115,15 @@ pub(crate) async fn run(
     pipeline: &Pipeline,
     stages: Vec<Ready>,
     broker: Embedded,
-    records: Vec<Fixture>,
+    input: Fixtures,
     wishes: &Wishes,
     out: &mut impl Write,
 ) -> Result<()> {
+    let Fixtures { records, documents } = input;
     let memory = Arc::<Memory>::default();
+    for stored in documents {
+        memory.store(&stored.index, &stored.id, stored.document);
+    }
     let options = Options {
         until_caught_up: true,
         embedded: true,

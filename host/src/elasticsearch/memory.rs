@@ -23,6 +23,13 @@ struct Indexed {
 }
 
 impl Memory {
+    /// Puts a document where the stages find it when they begin.
+    pub(crate) fn store(&self, index: &str, id: &str, document: Value) {
+        let mut indices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = indices.entry(index.to_owned()).or_default();
+        index.documents.insert(id.to_owned(), document);
+    }
+
     /// Does what the document's action says.
     pub(super) fn apply(&self, document: &Document) -> Status {
         let mut indices = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,10 @@ use crate::program::{Place, Ran, checkout};
 const BANNER: &str =
     "dev: embedded broker (librdkafka's mock, not a Kafka), at-least-once, one worker a stage, nothing is kept";
 
-/// The lines of a topic in what `dev` showed: its heading, and what is below.
+/// What the heading of an index ends with.
+const IN_MEMORY: &str = " (in memory, not Elasticsearch)";
+
+/// The lines of a topic or index in what `dev` showed: its heading, and what is below.
 fn shown<'a>(ran: &'a Ran, topic: &str) -> Vec<&'a str> {
     let start = ran
         .stdout
@@ -35,27 +38,42 @@ fn assert_ends_with_a_summary(ran: &Ran, records: &str) {
     );
 }
 
-/// What `expected.jsonl` says of each topic, as `dev` shows it, sorted: `KEY  VALUE`, or of a dead letter its message.
+/// What `expected.jsonl` says of each topic and index, as `dev` shows it, sorted: `KEY  VALUE`, `ID  DOCUMENT`, or of a dead letter
+/// `STAGE: KIND: MESSAGE`.
 fn expected(name: &str) -> BTreeMap<String, Vec<String>> {
+    let letters = format!("{name}.dead-letters");
     let file = checkout(&format!("examples/{name}/expected.jsonl"));
-    let mut topics: BTreeMap<String, Vec<String>> = BTreeMap::from([(format!("{name}.dead-letters"), Vec::new())]);
+    let mut shown: BTreeMap<String, Vec<String>> = BTreeMap::from([(letters.clone(), Vec::new())]);
     for line in fs::read_to_string(file).unwrap().lines() {
-        let record: BTreeMap<String, &RawValue> = serde_json::from_str(line).unwrap();
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(line).unwrap();
         let text = |field: &str| {
-            let raw = record[field].get();
+            let raw = fields[field].get();
             serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned())
         };
-        let headers: Vec<(String, String)> = record
-            .get("headers")
-            .map(|headers| serde_json::from_str(headers.get()).unwrap())
-            .unwrap_or_default();
-        let message = headers.into_iter().find(|(name, _)| name == "wasmill.message");
-        let shown = message.map(|(_, message)| message);
-        let shown = shown.unwrap_or_else(|| format!("{}  {}", text("key"), text("value")));
-        topics.entry(text("topic")).or_default().push(shown);
+        let (heading, line) = if fields.contains_key("index") {
+            let document: serde_json::Value = serde_json::from_str(fields["document"].get()).unwrap();
+            (
+                format!("index {}{IN_MEMORY}", text("index")),
+                format!("{}  {document}", text("id")),
+            )
+        } else if text("topic") == letters {
+            let headers: Vec<(String, String)> = serde_json::from_str(fields["headers"].get()).unwrap();
+            let values: Vec<String> = headers.into_iter().map(|(_, value)| value).collect();
+            (letters.clone(), values.join(": "))
+        } else {
+            (text("topic"), format!("{}  {}", text("key"), text("value")))
+        };
+        shown.entry(heading).or_default().push(line);
     }
-    topics.values_mut().for_each(|lines| lines.sort());
-    topics
+    shown.values_mut().for_each(|lines| lines.sort());
+    shown
+}
+
+/// `STAGE: KIND: MESSAGE`, without the record's place.
+fn letter(line: &str) -> String {
+    let (stage, rest) = line.split_once(" at ").unwrap();
+    let (_place, told) = rest.split_once(": ").unwrap();
+    format!("{stage}: {told}")
 }
 
 #[test]
@@ -68,16 +86,21 @@ fn every_example_gives_what_it_says() {
         let ran = Place::new()
             .run(&["dev", pipeline.to_str().unwrap(), "--show", "10000"])
             .exits(0);
-        for (topic, expected) in expected(&name) {
-            let mut lines: Vec<&str> = shown(&ran, &topic)[1..].iter().map(|line| line.trim_start()).collect();
-            if topic.ends_with(".dead-letters") {
-                lines = lines
-                    .iter()
-                    .map(|line| line.split(": reject: ").nth(1).unwrap())
-                    .collect();
+        for (heading, expected) in expected(&name) {
+            let lines = shown(&ran, &heading);
+            let found = lines[1..].iter().map(|line| line.trim_start());
+            if !heading.ends_with(".dead-letters") {
+                let mut found: Vec<&str> = found.collect();
+                found.sort_unstable();
+                assert_eq!(found, expected, "{name}: {heading}");
+                continue;
             }
-            lines.sort_unstable();
-            assert_eq!(lines, expected, "{name}: {topic}");
+            let mut found: Vec<String> = found.map(letter).collect();
+            found.sort();
+            assert_eq!(found.len(), expected.len(), "{name}: {found:#?}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.starts_with(&expected), "{name}: {found} is not {expected}");
+            }
         }
         assert!(
             !ran.stderr.contains("WARN") && !ran.stderr.contains("ERROR"),
@@ -105,6 +128,14 @@ fn an_example_is_shown_in_short() {
         assert_eq!(found[6], format!("  ... and {} more (`--show N`)", lines.len() - 5));
     }
     assert_ends_with_a_summary(&ran, "2,846");
+}
+
+#[test]
+fn documents_are_shown_where_there_is_no_elasticsearch() {
+    let example = checkout("examples/noaa/pipeline-elasticsearch.yaml");
+    let ran = Place::new().run(&["dev", example.to_str().unwrap()]).exits(0);
+    let index = format!("index noaa-az{IN_MEMORY}");
+    assert_eq!(shown(&ran, &index)[0], format!("{index}: 557 documents"));
 }
 
 /// A filter and a stage that misbehaves, both reading one topic.

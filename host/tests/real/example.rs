@@ -268,7 +268,7 @@ fn run_readme(name: &str, kafka: &Kafka) {
             output.status
         );
         if let Some(expected) = expected {
-            assert_eq!(stdout, expected, "{command}\n{stderr}");
+            assert_eq!(stdout.trim_end(), expected.trim_end(), "{command}\n{stderr}");
             compared += 1;
         }
     }
