@@ -507,7 +507,7 @@ fn an_output_can_write_documents() {
     let text = r#"app: shop
 kafka: {bootstrap.servers: 'k:9092'}
 elasticsearch:
-  url: ['https://es-1:9200', 'https://es-2:9200/search']
+  url: ['https://localhost:9200', 'https://localhost:9201/search']
   username: host
   password: ${PASSWORD}
   ca-file: certs/ca.pem
@@ -533,7 +533,7 @@ stages:
     let pipeline = accepted(text);
     let section = pipeline.elasticsearch.as_ref().unwrap();
     let urls: Vec<&str> = section.urls.iter().map(|url| url.as_str()).collect();
-    assert_eq!(urls, ["https://es-1:9200/", "https://es-2:9200/search"]);
+    assert_eq!(urls, ["https://localhost:9200/", "https://localhost:9201/search"]);
     let Credentials::Basic { username, password } = &section.credentials else {
         panic!("{:?}", section.credentials)
     };
