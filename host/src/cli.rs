@@ -101,7 +101,7 @@ struct Dev {
 struct Check {
     /// The pipeline file.
     pipeline: PathBuf,
-    /// Also ask the brokers for the topics.
+    /// Also ask the brokers for the topics, and for the rights to use them.
     #[arg(long)]
     connect: bool,
 }
@@ -267,8 +267,12 @@ fn check(arguments: &Check) -> Result<()> {
         )?;
     }
     if arguments.connect {
-        for (topic, partitions) in asynchronously(topics::check(&pipeline, false))? {
+        let proof = asynchronously(topics::prove(&pipeline))?;
+        for (topic, partitions) in &proof.partitions {
             writeln!(out, "topic `{topic}`: {partitions} partitions")?;
+        }
+        for note in &proof.notes {
+            writeln!(out, "note: {note}")?;
         }
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;
