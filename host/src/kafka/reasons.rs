@@ -23,8 +23,9 @@ struct Latest {
 }
 
 impl ClientContext for Reasons {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::settings::log("admin", level, facility, message);
+    /// Whoever asked gets the reason with the error; the lines before it would only repeat it.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "kafka", client = "admin", facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -34,12 +35,17 @@ impl ClientContext for Reasons {
             Some(code) if is_refusal(code) => latest.refusal = Some((code, reason.to_owned())),
             // Only says that each broker has failed, and not why.
             Some(Code::AllBrokersDown) => {}
+            // The client guesses why only now and then.
+            _ if latest.trouble.as_deref().is_some_and(|known| known.contains(GUESS)) => {}
             _ => latest.trouble = Some(reason.to_owned()),
         }
     }
 }
 
 impl ConsumerContext for Reasons {}
+
+/// How librdkafka asks whether the listener speaks something else.
+const GUESS: &str = "listener?";
 
 /// Whether a login or a certificate is what is wrong.
 pub(super) fn is_refusal(code: Code) -> bool {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use rdkafka::admin::AdminOptions;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
@@ -110,7 +111,9 @@ impl Topics {
 /// # Errors
 /// When the brokers refuse for another reason, or do not answer.
 pub(crate) fn may_transact(kafka: &config::Kafka, id: &str) -> Result<bool> {
-    let config = settings::producer(kafka, Some(id), None);
+    let mut config = settings::producer(kafka, Some(id), None);
+    // The answer is all that counts; the client would also log it as fatal.
+    config.set_log_level(RDKafkaLogLevel::Emerg);
     match Producer::new("check", &config, &[])?.init_transactions() {
         Ok(()) => Ok(true),
         Err(error) if error.code == Code::TransactionalIdAuthorizationFailed => Ok(false),

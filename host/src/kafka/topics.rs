@@ -23,6 +23,9 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a first question waits before it is looked whether an answer can come at all; a later one waits twice as long as the one before.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
+/// How long the queue of events is looked at that has nothing for the caller.
+const EVENTS_WAIT: Duration = Duration::from_millis(50);
+
 /// What a broker says of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -67,8 +70,8 @@ impl Topics {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => error,
             };
-            // What the client says of its connections comes by the queue.
-            while self.observer.poll(Duration::ZERO).is_some() {}
+            // What the client says of its connections comes by the queue, among its log lines.
+            while self.observer.poll(EVENTS_WAIT).is_some() {}
             let reasons = self.observer.context();
             if let Some(refusal) = reasons.refusal(&self.kafka) {
                 bail!(refusal);

@@ -1,5 +1,6 @@
 //! Says what an error of writing means for the work since the last commit. Pure.
 
+use super::Destination;
 use crate::kafka::Code;
 use crate::kafka::ffi::CallError;
 use crate::kafka::producer::{Blame, DeliveryFailure, blame};
@@ -41,6 +42,15 @@ pub(super) fn of_delivery(failure: DeliveryFailure) -> Failure {
         Blame::Operator => Failure::Stop(format!("write to topic {}: {}", failure.topic, failure.code)),
         Blame::Passing => Failure::Abort(format!("write to topic {}: {}", failure.topic, failure.code)),
     }
+}
+
+/// The right to write one of these topics is missing.
+pub(super) fn denied(destinations: &[Destination]) -> Failure {
+    let topics: Vec<String> = destinations.iter().map(|known| format!("`{}`", known.topic)).collect();
+    Failure::Stop(match destinations {
+        [one] => Right::on_topic(Operation::Write, &one.topic).lost(),
+        _ => format!("the right Write on one of the topics {} is missing; {HINT}", topics.join(", ")),
+    })
 }
 
 /// What a call that failed means.
