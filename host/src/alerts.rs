@@ -14,13 +14,16 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
-use crate::config::{Location, Pipeline, Target};
+use crate::config::{Location, MailServer, Pipeline, Target};
 use crate::dead_letter::Origin;
 use crate::external::{Answer, Trouble};
 use mail::Server;
 use memory::Memory;
+
+/// How long `check --connect` waits for a mail server.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What alerts are handed to.
 #[derive(Clone)]
@@ -60,6 +63,15 @@ impl Alerts {
             mail: mail.map(Arc::new),
         })
     }
+}
+
+/// Connects to a mail server, and logs in.
+///
+/// # Errors
+/// What is wrong, and what to do about it.
+pub(crate) async fn prove(section: &MailServer) -> Result<()> {
+    let proved = Server::new(section)?.prove(PROOF_TIMEOUT).await;
+    proved.map_err(|text| anyhow!(text))
 }
 
 /// Certificates in PEM.

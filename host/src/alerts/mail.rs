@@ -31,7 +31,7 @@ use crate::route::Export;
 pub(crate) const NAME: &str = "smtp";
 /// Connections that are kept for the next mail.
 const IDLE_MAX: usize = 8;
-/// Nothing is waited for at the end of a connection.
+/// Both send the password, which is why a login is only made on an encrypted connection.
 const MECHANISMS: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
 
 /// One mail, written out.
@@ -239,7 +239,7 @@ impl Server {
         let (host, port) = (&self.section.host, self.section.port);
         let code = error.status().map(u16::from);
         let is_permanent = error.is_permanent() || error.is_client();
-        let text = one_line(&format!("mail server {host}:{port}: {:#}", anyhow::anyhow!(error))).into_owned();
+        let text = one_line(&format!("mail server {host}:{port}: {:#}", anyhow::anyhow!(error)));
         match code {
             // The server wants a login, which is not the mail's fault.
             Some(530 | 534 | 535 | 538) => again(

@@ -61,12 +61,21 @@ impl Post {
     }
 }
 
-/// The client of one output.
+/// The client of one output, with the headers that are the same for all requests.
 ///
 /// # Errors
 /// When its certificates cannot be read.
 pub(super) fn client(output: &WebhookOutput) -> Result<Client> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &output.headers {
+        headers.append(HeaderName::try_from(name.as_str())?, secret(value.expose())?);
+    }
+    if let Some(token) = &output.token {
+        headers.insert(AUTHORIZATION, secret(&format!("Bearer {}", token.expose()))?);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_str(&output.content_type)?);
     let mut builder = Client::builder()
+        .default_headers(headers)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("wasmill/", env!("CARGO_PKG_VERSION")));
     if let Some(file) = &output.ca_file {
@@ -84,36 +93,24 @@ pub(super) fn client(output: &WebhookOutput) -> Result<Client> {
 pub(crate) struct Webhook {
     alerts: Alerts,
     output: WebhookOutput,
-    headers: HeaderMap,
     /// Before this the server wants nothing.
     closed_until: Mutex<Option<Instant>>,
 }
 
 impl Webhook {
-    /// # Errors
-    /// When a header is not one, which the pipeline file's reader refuses before.
-    pub(crate) fn new(alerts: Alerts, output: &WebhookOutput) -> Result<Self> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &output.headers {
-            headers.append(HeaderName::try_from(name.as_str())?, secret(value.expose())?);
-        }
-        if let Some(token) = &output.token {
-            headers.insert(AUTHORIZATION, secret(&format!("Bearer {}", token.expose()))?);
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(&output.content_type)?);
-        Ok(Self {
+    pub(crate) fn new(alerts: Alerts, output: &WebhookOutput) -> Self {
+        Self {
             alerts,
             output: output.clone(),
-            headers,
             closed_until: Mutex::default(),
-        })
+        }
     }
 
     async fn try_once(&self, post: &Post) -> Answer {
         post.since.begin();
         let client = match &self.alerts {
             Alerts::Memory(memory) => {
-                let body = one_line(&String::from_utf8_lossy(&post.body)).into_owned();
+                let body = one_line(&String::from_utf8_lossy(&post.body));
                 memory.keep(&name(&self.output), format!("{}  {body}", post.name));
                 return Answer::Done("shown");
             }
@@ -130,7 +127,6 @@ impl Webhook {
         }
         let sent = client
             .post(self.output.url.expose())
-            .headers(self.headers.clone())
             .header("Idempotency-Key", &post.name)
             .body(post.body.clone())
             .timeout(self.output.effort.timeout)

@@ -49,7 +49,10 @@ pub(super) fn denied(destinations: &[Destination]) -> Failure {
     let topics: Vec<String> = destinations.iter().map(|known| format!("`{}`", known.topic)).collect();
     Failure::Stop(match destinations {
         [one] => Right::on_topic(Operation::Write, &one.topic).lost(),
-        _ => format!("the right Write on one of the topics {} is missing; {HINT}", topics.join(", ")),
+        _ => format!(
+            "the right Write on one of the topics {} is missing; {HINT}",
+            topics.join(", ")
+        ),
     })
 }
 

@@ -25,11 +25,19 @@ fn each_image_has_one_version_that_is_tested() {
     let services = compose["services"].as_object().unwrap();
     for (name, service) in services {
         let image = service["image"].as_str().unwrap();
-        let (_, version) = image.rsplit_once(':').unwrap_or_else(|| panic!("{name}: {image} has no version"));
+        let (_, version) = image
+            .rsplit_once(':')
+            .unwrap_or_else(|| panic!("{name}: {image} has no version"));
         let numbers: Vec<Result<u32, _>> = version.split('.').map(str::parse::<u32>).collect();
-        assert!(numbers.len() == 3 && numbers.iter().all(Result::is_ok), "{name}: {version}");
+        assert!(
+            numbers.len() == 3 && numbers.iter().all(Result::is_ok),
+            "{name}: {version}"
+        );
         let script = checkout(&format!("host/tests/servers/start-{name}.sh"));
-        assert!(script.contains(&format!("VERSION={version}")), "start-{name}.sh tests another version than {version}");
+        assert!(
+            script.contains(&format!("VERSION={version}")),
+            "start-{name}.sh tests another version than {version}"
+        );
     }
 }
 
@@ -39,7 +47,10 @@ fn it_listens_where_the_documentation_says_and_on_this_machine_alone() {
     for (service, port) in [("kafka", 9092), ("elasticsearch", 9200)] {
         let ports = compose["services"][service]["ports"].as_array().unwrap();
         assert_eq!(ports, &[Value::from(format!("127.0.0.1:{port}:{port}"))], "{service}");
-        assert!(compose["services"][service]["healthcheck"]["test"].is_array(), "{service}");
+        assert!(
+            compose["services"][service]["healthcheck"]["test"].is_array(),
+            "{service}"
+        );
     }
     assert!(checkout("README.md").contains("bootstrap.servers: localhost:9092"));
 }
@@ -53,7 +64,10 @@ fn kafka_tells_its_clients_names_that_they_can_reach() {
     let listeners = text("KAFKA_LISTENERS");
     for listener in listeners.split(',') {
         let (name, _) = listener.split_once("://").unwrap();
-        assert!(protocols.contains(&format!("{name}:PLAINTEXT")), "{name} has no protocol");
+        assert!(
+            protocols.contains(&format!("{name}:PLAINTEXT")),
+            "{name} has no protocol"
+        );
     }
     assert!(listeners.contains(&format!("{}://", text("KAFKA_INTER_BROKER_LISTENER_NAME"))));
     assert!(listeners.contains(&format!("{}://", text("KAFKA_CONTROLLER_LISTENER_NAMES"))));
@@ -62,7 +76,11 @@ fn kafka_tells_its_clients_names_that_they_can_reach() {
         "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR",
         "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR",
     ] {
-        assert_eq!(environment(&compose, "kafka", name), 1, "transactions need it on one node");
+        assert_eq!(
+            environment(&compose, "kafka", name),
+            1,
+            "transactions need it on one node"
+        );
     }
 }
 
@@ -72,7 +90,10 @@ fn data_lies_in_volumes_that_are_declared() {
     for (name, service) in compose["services"].as_object().unwrap() {
         for volume in service["volumes"].as_array().unwrap() {
             let (volume, _) = volume.as_str().unwrap().split_once(':').unwrap();
-            assert!(compose["volumes"].as_object().unwrap().contains_key(volume), "{name}: {volume}");
+            assert!(
+                compose["volumes"].as_object().unwrap().contains_key(volume),
+                "{name}: {volume}"
+            );
         }
     }
 }
