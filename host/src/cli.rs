@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::alerts;
 use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::dlq::Usage;
@@ -276,6 +277,10 @@ fn check(arguments: &Check) -> Result<()> {
         for note in &proof.notes {
             writeln!(out, "note: {note}")?;
         }
+    }
+    if let (true, Some(section)) = (arguments.connect, &pipeline.smtp) {
+        asynchronously(alerts::prove(section))?;
+        writeln!(out, "mail server {}:{}: ok", section.host, section.port)?;
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;
     Ok(())

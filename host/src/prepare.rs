@@ -237,12 +237,13 @@ fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut 
         }
     }
     for (port, target) in ports.iter().zip(&targets) {
-        if let (PortKind::Document, Some(Target::Topic(topic))) = (port.kind, target) {
+        let other = target.filter(|target| !matches!(target, Target::Elasticsearch(_)));
+        if let (PortKind::Document, Some(target)) = (port.kind, other) {
             let text = format!(
-                "port `{}` of plugin `{name}` gives documents, and `{}` is a topic; bind it to {{elasticsearch: {{index: ..}}}}",
-                port.name, topic.value
+                "port `{}` of plugin `{name}` gives documents, and leads to something else; bind it to {{elasticsearch: {{index: ..}}}}",
+                port.name
             );
-            mistakes.push(stage.error(topic.at, text));
+            mistakes.push(stage.error(target.at(), text));
         }
     }
     if mistakes.len() > before {

@@ -46,7 +46,12 @@ pub(crate) struct Mail {
 impl Mail {
     /// # Errors
     /// The fault of a record that can be no mail: no text, no address where one should be.
-    pub(crate) fn new(output: &MailOutput, stage: &Stage, export: &Export<'_>, origin: Origin<'_>) -> Result<Self, Fault> {
+    pub(crate) fn new(
+        output: &MailOutput,
+        stage: &Stage,
+        export: &Export<'_>,
+        origin: Origin<'_>,
+    ) -> Result<Self, Fault> {
         write(output, stage, export, origin).map_err(|text| Fault::new(Kind::Refused, text))
     }
 
@@ -60,7 +65,9 @@ impl Mail {
 }
 
 fn write(output: &MailOutput, stage: &Stage, export: &Export<'_>, origin: Origin<'_>) -> Result<Mail, String> {
-    let value = export.value.ok_or("the record has no value, so there is nothing to write")?;
+    let value = export
+        .value
+        .ok_or("the record has no value, so there is nothing to write")?;
     let text = std::str::from_utf8(value).map_err(|_| "the value is not UTF-8 text, and a mail is".to_owned())?;
     let reads_json = output.subject.reads_json() || matches!(output.to, Recipients::Field { .. });
     let json: Option<Value> = match reads_json {
@@ -94,7 +101,9 @@ fn write(output: &MailOutput, stage: &Stage, export: &Export<'_>, origin: Origin
     for mailbox in to {
         builder = builder.to(mailbox);
     }
-    let message = builder.body(text.to_owned()).map_err(|error| format!("no mail can be written: {error}"))?;
+    let message = builder
+        .body(text.to_owned())
+        .map_err(|error| format!("no mail can be written: {error}"))?;
     Ok(Mail {
         envelope: message.envelope().clone(),
         subject,
@@ -119,15 +128,23 @@ fn named(json: Option<&Value>, pointer: &str, domains: &[String]) -> Result<Vec<
         ));
     }
     let address = |value: &Value| {
-        let text = value.as_str().ok_or_else(|| format!("what stands at `{pointer}` is no text"))?;
+        let text = value
+            .as_str()
+            .ok_or_else(|| format!("what stands at `{pointer}` is no text"))?;
         let shown = || one_line(text).chars().take(100).collect::<String>();
         let address: Address = text
             .parse()
             .map_err(|_| format!("`{}` at `{pointer}` is not one mail address", shown()))?;
-        let allowed = domains.is_empty() || domains.iter().any(|domain| address.domain().eq_ignore_ascii_case(domain));
+        let allowed = domains.is_empty()
+            || domains
+                .iter()
+                .any(|domain| address.domain().eq_ignore_ascii_case(domain));
         match allowed {
             true => Ok(Mailbox::new(None, address)),
-            false => Err(format!("`{}` at `{pointer}` has none of the domains of `to.domains`", shown())),
+            false => Err(format!(
+                "`{}` at `{pointer}` has none of the domains of `to.domains`",
+                shown()
+            )),
         }
     };
     found.into_iter().map(address).collect()
@@ -178,7 +195,8 @@ impl Server {
 
     async fn connect(&self, timeout: Duration) -> Result<AsyncSmtpConnection, String> {
         let (host, port) = (self.section.host.as_str(), self.section.port);
-        let failed = |what: &str, error: Error| format!("mail server {host}:{port}: {what}: {:#}", anyhow::anyhow!(error));
+        let failed =
+            |what: &str, error: Error| format!("mail server {host}:{port}: {what}: {:#}", anyhow::anyhow!(error));
         let hello = ClientId::default();
         let (first, later) = match self.section.encryption {
             Encryption::Tls => (self.tls.clone(), None),
@@ -186,10 +204,18 @@ impl Server {
         };
         let mut connection = AsyncSmtpConnection::connect_tokio1((host, port), Some(timeout), &hello, first, None)
             .await
-            .map_err(|error| failed("no connection; check `smtp.url`, and `smtp.ca-file` where it is about a certificate", error))?;
+            .map_err(|error| {
+                failed(
+                    "no connection; check `smtp.url`, and `smtp.ca-file` where it is about a certificate",
+                    error,
+                )
+            })?;
         if let Some(tls) = later {
             connection.starttls(tls, &hello).await.map_err(|error| {
-                failed("STARTTLS failed, and nothing is sent unencrypted; check `smtp.ca-file`, or `smtp.url`", error)
+                failed(
+                    "STARTTLS failed, and nothing is sent unencrypted; check `smtp.ca-file`, or `smtp.url`",
+                    error,
+                )
             })?;
         }
         if let Some((name, password)) = &self.section.login {
@@ -242,10 +268,7 @@ impl Server {
         let text = one_line(&format!("mail server {host}:{port}: {:#}", anyhow::anyhow!(error)));
         match code {
             // The server wants a login, which is not the mail's fault.
-            Some(530 | 534 | 535 | 538) => again(
-                "login",
-                format!("{text}; give `smtp.username` and `smtp.password`"),
-            ),
+            Some(530 | 534 | 535 | 538) => again("login", format!("{text}; give `smtp.username` and `smtp.password`")),
             _ if is_permanent => Answer::Refused(text),
             Some(_) => again("4xx", text),
             None => again("no-answer", text),
@@ -386,9 +409,18 @@ mod tests {
     #[test]
     fn nothing_in_a_record_adds_a_recipient_or_a_header() {
         for (value, words) in [
-            (r#"{"email": "a@example.org, b@example.org"}"#, "is not one mail address"),
-            (r#"{"email": "a@example.org\r\nBcc: b@example.org"}"#, "is not one mail address"),
-            (r#"{"email": "a@example.org>\r\nRCPT TO:<b@example.org"}"#, "is not one mail address"),
+            (
+                r#"{"email": "a@example.org, b@example.org"}"#,
+                "is not one mail address",
+            ),
+            (
+                r#"{"email": "a@example.org\r\nBcc: b@example.org"}"#,
+                "is not one mail address",
+            ),
+            (
+                r#"{"email": "a@example.org>\r\nRCPT TO:<b@example.org"}"#,
+                "is not one mail address",
+            ),
             (r#"{"email": "\"a\r\n\"@example.org"}"#, "is not one mail address"),
             (r#"{"email": ""}"#, "is not one mail address"),
             (r#"{"email": 5}"#, "is no text"),
@@ -400,7 +432,11 @@ mod tests {
             assert!(refused.contains(words), "{value}: {refused}");
         }
         let many = format!(r#"{{"email": ["{}"]}}"#, vec!["a@example.org"; 51].join(r#"",""#));
-        assert!(mail("{json: /email}", "x", many.as_bytes()).unwrap_err().contains("51 addresses"));
+        assert!(
+            mail("{json: /email}", "x", many.as_bytes())
+                .unwrap_err()
+                .contains("51 addresses")
+        );
         let subject = mail("a@example.com", "{/s}", br#"{"s": "x\r\nBcc: b@example.org"}"#).unwrap();
         assert!(!subject.to_lowercase().contains("\nbcc"), "{subject}");
         assert!(mail("a@example.com", "x", b"\xff").unwrap_err().contains("UTF-8"));

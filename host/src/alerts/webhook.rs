@@ -122,7 +122,10 @@ impl Webhook {
         if let Some(wait) = self.closed_for() {
             tokio::time::sleep(wait.min(self.output.effort.timeout)).await;
             if self.closed_for().is_some() {
-                return again("retry-after", "the server asked to be left alone for longer (`Retry-After`)".to_owned());
+                return again(
+                    "retry-after",
+                    "the server asked to be left alone for longer (`Retry-After`)".to_owned(),
+                );
             }
         }
         let sent = client
@@ -158,8 +161,13 @@ impl Webhook {
             return again(kind, text);
         }
         if status.is_redirection() {
-            let target = headers.get(LOCATION).map(|target| String::from_utf8_lossy(target.as_bytes()));
-            let target = one_line(&target.unwrap_or_default()).chars().take(200).collect::<String>();
+            let target = headers
+                .get(LOCATION)
+                .map(|target| String::from_utf8_lossy(target.as_bytes()));
+            let target = one_line(&target.unwrap_or_default())
+                .chars()
+                .take(200)
+                .collect::<String>();
             return Answer::Refused(format!(
                 "{text}; redirects are not followed, give the new address as `webhook.url` if you trust it: {target}"
             ));

@@ -105,7 +105,10 @@ pub(super) fn read(field: &Field<'_>) -> Option<MailServer> {
     let (url, never, login) = (url?, never?, login?);
     let encryption = match (url.scheme(), never) {
         ("smtps", true) => {
-            return section.fail_at(url.at, "`starttls: never` is for smtp://; smtps:// is encrypted from its first byte");
+            return section.fail_at(
+                url.at,
+                "`starttls: never` is for smtp://; smtps:// is encrypted from its first byte",
+            );
         }
         ("smtps", false) => Encryption::Tls,
         (_, false) => Encryption::StartTls,
@@ -211,7 +214,10 @@ fn recipients(field: &Field<'_>) -> Option<Recipients> {
 
 fn from_record(field: &Field<'_>) -> Option<Recipients> {
     let section = field.section(&RECIPIENTS)?;
-    let pointer = section.required("json", "the JSON pointer of the address in the record's value, such as /email");
+    let pointer = section.required(
+        "json",
+        "the JSON pointer of the address in the record's value, such as /email",
+    );
     let pointer = pointer.and_then(|field| match field.text()? {
         text if text.starts_with('/') => Some(text.to_owned()),
         text => field.fail(format!("{} is no JSON pointer; write for example /email", quoted(text))),

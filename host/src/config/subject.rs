@@ -88,7 +88,9 @@ impl Subject {
         let parts = self.0.iter().map(|part| match part {
             Part::Text(text) => text.clone(),
             Part::Pointer(pointer) => field(told.json.and_then(|json| json.pointer(pointer))),
-            Part::Key => told.key.map_or_else(|| NOTHING.to_owned(), |key| line(&String::from_utf8_lossy(key))),
+            Part::Key => told
+                .key
+                .map_or_else(|| NOTHING.to_owned(), |key| line(&String::from_utf8_lossy(key))),
             Part::Topic => told.topic.to_owned(),
             Part::Partition => told.partition.to_string(),
             Part::Offset => told.offset.to_string(),
@@ -108,7 +110,9 @@ fn field(value: Option<&Value>) -> String {
 /// Foreign text on one line: a line break would begin another header.
 fn line(text: &str) -> String {
     let letters = text.chars().take(FIELD_CHARS_MAX);
-    letters.map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    letters
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
 }
 
 #[cfg(test)]
@@ -135,14 +139,22 @@ mod tests {
             "Frost at Wickenburg: -1.5 C",
         );
         check("{topic} {partition}:{offset} {{x}", "[]", "alerts 3:17 {x}");
-        check("{/no} {/null} {/list}", r#"{"null": null, "list": [1, 2]}"#, "? ? [1,2]");
+        check(
+            "{/no} {/null} {/list}",
+            r#"{"null": null, "list": [1, 2]}"#,
+            "? ? [1,2]",
+        );
         check("{/a}", "not json", "?");
     }
 
     #[test]
     fn no_record_breaks_out_of_the_line() {
         check("at {key}", "", "at k  Bcc: all@example.com");
-        check("at {/a}", r#"{"a": "x\r\nBcc: y\u0000\u2028z"}"#, "at x  Bcc: y \u{2028}z");
+        check(
+            "at {/a}",
+            r#"{"a": "x\r\nBcc: y\u0000\u2028z"}"#,
+            "at x  Bcc: y \u{2028}z",
+        );
         check("{/a}", &format!(r#"{{"a": "{}"}}"#, "x".repeat(5000)), &"x".repeat(100));
     }
 

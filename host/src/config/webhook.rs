@@ -109,7 +109,10 @@ pub(super) fn output(field: &Field<'_>) -> Option<WebhookOutput> {
         let text = field.text()?;
         match text.contains('/') {
             true => fits_in_a_header(field, text).map(|()| text.to_owned()),
-            false => field.fail(format!("{} is no media type; write for example text/plain", quoted(text))),
+            false => field.fail(format!(
+                "{} is no media type; write for example text/plain",
+                quoted(text)
+            )),
         }
     });
     let ca_file = or(section.get("ca-file"), None, |field| {
@@ -120,7 +123,9 @@ pub(super) fn output(field: &Field<'_>) -> Option<WebhookOutput> {
     let (token, headers) = (token?, headers?);
     if let (Some(token), Some((name, _))) = (
         &token,
-        headers.iter().find(|(name, _)| name.value.eq_ignore_ascii_case("authorization")),
+        headers
+            .iter()
+            .find(|(name, _)| name.value.eq_ignore_ascii_case("authorization")),
     ) {
         return section.fail_at(
             token.at.max(name.at),

@@ -32,7 +32,10 @@ impl Place {
         kafka::create_topic(&input, 2, &[]);
         kafka::create_topic(&letters, 1, &[]);
         let pipeline = Pipeline::new(&app)
-            .set(&["stages", "alert"], json!({"plugin": guest(plugin), "config": config, "input": input, "output": output}))
+            .set(
+                &["stages", "alert"],
+                json!({"plugin": guest(plugin), "config": config, "input": input, "output": output}),
+            )
             .set(&["instance"], "one");
         let path = pipeline.write();
         Self {
@@ -108,7 +111,11 @@ fn each_record_is_posted_once_in_the_order_of_its_key_with_a_name_of_its_own() {
     let place = Place::webhook("posted", hook.port, json!({"content-type": "text/plain"}));
     let values = numbered(200);
     let keys: Vec<String> = (0..200).map(|number| format!("key {}", number % 7)).collect();
-    let records: Vec<(&str, &str)> = keys.iter().map(String::as_str).zip(values.iter().map(String::as_str)).collect();
+    let records: Vec<(&str, &str)> = keys
+        .iter()
+        .map(String::as_str)
+        .zip(values.iter().map(String::as_str))
+        .collect();
     place.produce(&records);
     let printed = place.catch_up().printed();
     tells_no_secret(&printed.stderr);
@@ -151,9 +158,23 @@ fn what_passes_is_tried_again_and_what_does_not_is_a_dead_letter_with_the_answer
     tells_no_secret(&printed.stderr);
 
     let requests = hook.requests();
-    assert!(requests.iter().all(|request| request.path == SECRET_PATH), "a redirect was followed");
-    let tries = |body: &str| requests.iter().filter(|request| request.body == body).collect::<Vec<_>>();
-    for (body, count) in [("fails twice", 3), ("hangs up twice", 3), ("slow once", 2), ("come later", 2), ("bad", 1)] {
+    assert!(
+        requests.iter().all(|request| request.path == SECRET_PATH),
+        "a redirect was followed"
+    );
+    let tries = |body: &str| {
+        requests
+            .iter()
+            .filter(|request| request.body == body)
+            .collect::<Vec<_>>()
+    };
+    for (body, count) in [
+        ("fails twice", 3),
+        ("hangs up twice", 3),
+        ("slow once", 2),
+        ("come later", 2),
+        ("bad", 1),
+    ] {
         let tries = tries(body);
         assert_eq!(tries.len(), count, "{body}");
         let names: BTreeSet<&str> = tries.iter().map(|request| request.name()).collect();
@@ -164,8 +185,14 @@ fn what_passes_is_tried_again_and_what_does_not_is_a_dead_letter_with_the_answer
     assert!(waited >= Duration::from_secs(2), "Retry-After was not kept: {waited:?}");
 
     let letters = place.letters();
-    assert_eq!(letters.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(refused));
-    assert!(letters["bad"].contains("400") && letters["bad"].contains("no such alert"), "{letters:?}");
+    assert_eq!(
+        letters.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        BTreeSet::from(refused)
+    );
+    assert!(
+        letters["bad"].contains("400") && letters["bad"].contains("no such alert"),
+        "{letters:?}"
+    );
     assert!(letters["bad"].len() < 1000, "the whole answer is told");
     assert!(letters["who are you"].contains("401"), "{letters:?}");
     assert!(letters["moved"].contains("redirects are not followed") && letters["moved"].contains("/elsewhere"));
@@ -183,7 +210,10 @@ fn an_alert_that_is_not_taken_in_time_is_a_dead_letter_and_the_next_one_goes() {
     place.catch_up();
     let letters = place.letters();
     assert_eq!(letters.len(), 1);
-    assert!(letters["never"].contains("gave up after") && letters["never"].contains("500"), "{letters:?}");
+    assert!(
+        letters["never"].contains("gave up after") && letters["never"].contains("500"),
+        "{letters:?}"
+    );
     let requests = hook.requests();
     let sent = bodies(&requests);
     assert_eq!((sent[0], sent[sent.len() - 1]), ("first", "last"));
@@ -197,7 +227,9 @@ fn a_kill_between_sending_and_committing_doubles_under_the_same_name_and_loses_n
     let values = numbered(50);
     let records: Vec<(&str, &str)> = values.iter().map(|value| (value.as_str(), value.as_str())).collect();
     place.produce(&records);
-    let mut host = Invocation::catch_up(&place.path).env("WASMILL_CHAOS", "documents-sent=1").start();
+    let mut host = Invocation::catch_up(&place.path)
+        .env("WASMILL_CHAOS", "documents-sent=1")
+        .start();
     let status = wait_for("the host to be killed", PATIENCE, || host.exited());
     assert!(was_killed(status), "{status}\n{}", host.tail());
     let before = hook.requests().len();
@@ -206,31 +238,52 @@ fn a_kill_between_sending_and_committing_doubles_under_the_same_name_and_loses_n
 
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for request in hook.requests() {
-        names.entry(request.body.clone()).or_default().insert(request.name().to_owned());
+        names
+            .entry(request.body.clone())
+            .or_default()
+            .insert(request.name().to_owned());
     }
-    assert_eq!(names.keys().cloned().collect::<BTreeSet<_>>(), values.iter().cloned().collect());
-    assert!(names.values().all(|names| names.len() == 1), "a double has another name: {names:?}");
-    assert!(hook.requests().len() > 50, "nothing was doubled, so the kill came too late to prove anything");
+    assert_eq!(
+        names.keys().cloned().collect::<BTreeSet<_>>(),
+        values.iter().cloned().collect()
+    );
+    assert!(
+        names.values().all(|names| names.len() == 1),
+        "a double has another name: {names:?}"
+    );
+    assert!(
+        hook.requests().len() > 50,
+        "nothing was doubled, so the kill came too late to prove anything"
+    );
     assert_eq!(place.letters().len(), 0);
 }
 
 #[test]
 fn an_outage_longer_than_a_transaction_lasts_costs_nothing() {
     let port = free_port();
-    let place = Place::webhook("outage", port, json!({"give-up": "1m"})).set(&["kafka", "transaction.timeout.ms"], 2500);
+    let place =
+        Place::webhook("outage", port, json!({"give-up": "1m"})).set(&["kafka", "transaction.timeout.ms"], 2500);
     let values = numbered(500);
     let records: Vec<(&str, &str)> = values.iter().map(|value| (value.as_str(), value.as_str())).collect();
     place.produce(&records);
     let mut host = Invocation::run(&place.path).start();
     host.ready();
-    let status = || admin::get(host.admin_port, "/status").map(|(_, text)| text).unwrap_or_default();
-    wait_for("the outage to be shown", PATIENCE, || status().contains("connect").then_some(()));
+    let status = || {
+        admin::get(host.admin_port, "/status")
+            .map(|(_, text)| text)
+            .unwrap_or_default()
+    };
+    wait_for("the outage to be shown", PATIENCE, || {
+        status().contains("connect").then_some(())
+    });
     let began = std::time::Instant::now();
     wait_for("the outage to outlast a transaction twice", PATIENCE, || {
         (began.elapsed() > Duration::from_secs(5)).then_some(())
     });
     let hook = Hook::on(port, |_, _| Reply::status(200));
-    wait_for("all alerts to arrive", PATIENCE, || (hook.requests().len() >= 500).then_some(()));
+    wait_for("all alerts to arrive", PATIENCE, || {
+        (hook.requests().len() >= 500).then_some(())
+    });
     wait_for("their offsets to be committed", PATIENCE, || {
         (kafka::committed(&format!("{}.alert", place.app), &place.input).get(&0) == Some(&500)).then_some(())
     });
@@ -254,12 +307,17 @@ fn mail_place(name: &str, smtp: &Smtp, url: &str, to: Value) -> Place {
 #[test]
 fn the_freeze_alert_reaches_a_person() {
     let smtp = Smtp::start("starttls");
-    let place = mail_place("frost", &smtp, "smtp", json!({"json": "/email", "domains": ["example.com"]}))
-        .set(&["stages", "alert", "plugin"], guest("detect-freeze").to_str().unwrap())
-        .set(
-            &["stages", "alert", "config"],
-            json!({"station": "USW00003192", "threshold_celsius": 10.0, "email": "ops@example.com"}),
-        );
+    let place = mail_place(
+        "frost",
+        &smtp,
+        "smtp",
+        json!({"json": "/email", "domains": ["example.com"]}),
+    )
+    .set(&["stages", "alert", "plugin"], guest("detect-freeze").to_str().unwrap())
+    .set(
+        &["stages", "alert", "config"],
+        json!({"station": "USW00003192", "threshold_celsius": 10.0, "email": "ops@example.com"}),
+    );
     let observation = |id: &str, lowest: f64| {
         json!({"station": {"id": id, "name": "SCOTTSDALE MUNI AP"}, "date": "20170101", "TMIN": lowest}).to_string()
     };
@@ -338,7 +396,8 @@ fn a_mail_server_that_does_not_let_the_host_in_costs_no_record() {
     let smtp = Smtp::start("starttls");
     let place = mail_place("login", &smtp, "smtp", json!("fine@example.com"));
     place.produce(&[("a", "{}")]);
-    let check = |place: &Place| Invocation::new(&["check", "--connect", place.path.to_str().unwrap()]).exits(1, PATIENCE);
+    let check =
+        |place: &Place| Invocation::new(&["check", "--connect", place.path.to_str().unwrap()]).exits(1, PATIENCE);
 
     let place = place.set(&["smtp", "password"], "T0P-SECRET, and wrong");
     let refused = check(&place);

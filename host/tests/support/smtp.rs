@@ -35,7 +35,10 @@ pub(crate) struct Mail {
 impl Mail {
     /// The value of a header, on one line.
     pub(crate) fn header(&self, name: &str) -> &str {
-        let line = self.data.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let line = self
+            .data
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.unwrap_or_else(|| panic!("no {name} in\n{}", self.data))
     }
 }
@@ -53,7 +56,10 @@ impl Smtp {
         let lifeline = child.stdin.take();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut value = |name: &str| {
-            let line = lines.next().expect("start-smtp.sh says above why it did not start").unwrap();
+            let line = lines
+                .next()
+                .expect("start-smtp.sh says above why it did not start")
+                .unwrap();
             line.strip_prefix(name).unwrap().to_owned()
         };
         Self {
