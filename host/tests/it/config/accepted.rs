@@ -1,15 +1,13 @@
 //! Files that are accepted, and what they become.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use wasmill::config::{
-    self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Retry, Share, Stage, Start, Swap, Target,
-    Topics,
+    self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
 };
 
-use super::{check, check_with, with_kafka_lines, with_stage_lines};
+use super::{check, check_with, topic_of, with_kafka_lines, with_stage_lines};
 
 /// The example of the documentation, without what later versions bring.
 const EXAMPLE: &str = r#"
@@ -50,13 +48,6 @@ fn accepted(text: &str) -> Pipeline {
 #[track_caller]
 fn stage(lines: &str) -> Stage {
     accepted(&with_stage_lines(lines)).stages.remove(0)
-}
-
-fn topic_of(target: &Target) -> &str {
-    match target {
-        Target::Topic(topic) => topic,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
