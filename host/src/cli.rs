@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -20,6 +20,7 @@ use crate::alerts;
 use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::dlq::Usage;
+use crate::elasticsearch::probe;
 use crate::external::Clients;
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
@@ -94,6 +95,9 @@ struct Dev {
     /// The records to feed; `input.jsonl` beside the pipeline file if not given.
     #[arg(long)]
     input: Option<PathBuf>,
+    /// Write documents to the Elasticsearch of the pipeline file; to memory if not given.
+    #[arg(long)]
+    elasticsearch: bool,
     /// How many records of each output are shown.
     #[arg(long, default_value_t = 5)]
     show: usize,
@@ -103,7 +107,7 @@ struct Dev {
 struct Check {
     /// The pipeline file.
     pipeline: PathBuf,
-    /// Also ask the brokers for the topics, and for the rights to use them.
+    /// Also ask the brokers for the topics and the rights to use them, Elasticsearch for the indices, the mail server for the login.
     #[arg(long)]
     connect: bool,
 }
@@ -225,8 +229,12 @@ fn raise_file_limit() {
 
 fn dev(arguments: &Dev) -> Result<()> {
     let mut pipeline = load(&arguments.pipeline, Broker::Embedded)?;
+    if arguments.elasticsearch && pipeline.elasticsearch.is_none() {
+        return Err(Usage("`--elasticsearch` needs `elasticsearch: {url: ..}` in the pipeline file".to_owned()).into());
+    }
     let wishes = Wishes {
         input: arguments.input.clone(),
+        elasticsearch: arguments.elasticsearch,
         show: arguments.show,
     };
     println!("{}", dev::banner());
@@ -277,13 +285,22 @@ fn check(arguments: &Check) -> Result<()> {
         for note in &proof.notes {
             writeln!(out, "note: {note}")?;
         }
-    }
-    if let (true, Some(section)) = (arguments.connect, &pipeline.smtp) {
-        asynchronously(alerts::prove(section))?;
-        writeln!(out, "mail server {}:{}: ok", section.host, section.port)?;
+        for line in asynchronously(probe::check(&pipeline, now_ms()))? {
+            writeln!(out, "{line}")?;
+        }
+        if let Some(section) = &pipeline.smtp {
+            asynchronously(alerts::prove(section))?;
+            writeln!(out, "mail server {}:{}: ok", section.host, section.port)?;
+        }
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;
     Ok(())
+}
+
+/// For the names of indices that are made of a time.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn build(arguments: &Build) -> Result<()> {

@@ -11,7 +11,7 @@ use super::{Claim, Health, Item, Receipt, Ticket};
 use crate::alerts::Alerts;
 use crate::alerts::mail::{self, Mail, Mailer};
 use crate::alerts::webhook::{self, Post, Webhook};
-use crate::config::{MailOutput, Pipeline, Stage, Target, WebhookOutput};
+use crate::config::{Location, MailOutput, Pipeline, Stage, Target, WebhookOutput};
 use crate::dead_letter::Origin;
 use crate::elasticsearch::{self, Bulk, Client, Document, Index};
 use crate::fault::Fault;
@@ -51,6 +51,8 @@ pub(crate) struct Exit {
     pub(crate) kind: ExitKind,
     /// Place in the list of groups.
     pub(crate) group: usize,
+    /// Where it stands in the pipeline file.
+    pub(crate) at: Location,
 }
 
 /// What an exit is.
@@ -101,7 +103,11 @@ impl Exit {
                 groups.push(name);
                 groups.len() - 1
             });
-            Some(Exit { kind, group })
+            Some(Exit {
+                kind,
+                group,
+                at: target.at(),
+            })
         });
         exits.collect()
     }

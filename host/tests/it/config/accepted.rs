@@ -7,7 +7,7 @@ use wasmill::config::{
     self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
 };
 
-use super::{check, check_with, with_kafka_lines, with_stage_lines};
+use super::{check, check_with, topic_of, with_kafka_lines, with_stage_lines};
 
 /// The example of the documentation, without what later versions bring.
 const EXAMPLE: &str = r#"
@@ -77,7 +77,7 @@ fn the_example_is_read_in_full() {
     };
     let ports: Vec<(&str, &str)> = ports
         .iter()
-        .map(|output| (output.port.as_str(), output.topic.as_str()))
+        .map(|output| (output.port.as_str(), topic_of(&output.target)))
         .collect();
     assert_eq!(ports, [("alerts", "noaa-alerts"), ("others", "noaa-others")]);
     assert_eq!((freeze.group.as_str(), freeze.workers.value), ("freeze-watch", 4));
@@ -120,7 +120,7 @@ fn what_is_left_out_has_its_default() {
     let stage = &pipeline.stages[0];
     assert_eq!(stage.input.start.value, Start::Earliest);
     assert_eq!(stage.config.value, json!({}));
-    assert!(matches!(&stage.outputs, Outputs::Single(topic) if topic.as_str() == "noaa-json-az"));
+    assert!(matches!(&stage.outputs, Outputs::Single(target) if topic_of(target) == "noaa-json-az"));
     assert_eq!(stage.on_fault.policy.value, FaultPolicy::DeadLetter);
     assert_eq!(stage.on_fault.dead_letter.value, "noaa.dead-letters");
     assert_eq!((stage.on_fault.retry, stage.on_fault.breaker), (Retry::default(), None));
