@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{Alerts, Since, again, certificates, name_of, order_of};
-use crate::config::{Encryption, MailOutput, MailServer, RECIPIENTS_MAX, Recipients, Stage, Told};
+use crate::config::{Encryption, MailOutput, MailServer, RECIPIENTS_MAX, Recipients, Told};
 use crate::dead_letter::Origin;
 use crate::external::{Answer, Bounds, Item, Sender};
 use crate::fault::{Fault, Kind};
@@ -44,15 +44,17 @@ pub(crate) struct Mail {
 }
 
 impl Mail {
+    /// `group`: the stage's, which tells its mails from those that another stage writes of the same record.
+    ///
     /// # Errors
     /// The fault of a record that can be no mail: no text, no address where one should be.
     pub(crate) fn new(
         output: &MailOutput,
-        stage: &Stage,
+        group: &str,
         export: &Export<'_>,
         origin: Origin<'_>,
     ) -> Result<Self, Fault> {
-        write(output, stage, export, origin).map_err(|text| Fault::new(Kind::Refused, text))
+        write(output, group, export, origin).map_err(|text| Fault::new(Kind::Refused, text))
     }
 
     pub(crate) fn order(&self) -> u64 {
@@ -64,7 +66,7 @@ impl Mail {
     }
 }
 
-fn write(output: &MailOutput, stage: &Stage, export: &Export<'_>, origin: Origin<'_>) -> Result<Mail, String> {
+fn write(output: &MailOutput, group: &str, export: &Export<'_>, origin: Origin<'_>) -> Result<Mail, String> {
     let value = export
         .value
         .ok_or("the record has no value, so there is nothing to write")?;
@@ -86,8 +88,7 @@ fn write(output: &MailOutput, stage: &Stage, export: &Export<'_>, origin: Origin
         Recipients::Field { pointer, domains } => named(json.as_ref(), pointer, domains)?,
     };
     let name = name_of(origin, export.number);
-    // The group's name begins with the app's, so that two stages of one record write two mails.
-    let id = format!("<{name}.{}@{}>", stage.group.value, output.from.email.domain());
+    let id = format!("<{name}.{}@{}>", group, output.from.email.domain());
     let mut builder = Message::builder()
         .from(output.from.clone())
         .subject(&subject)
@@ -357,8 +358,7 @@ mod tests {
              {{from: Alerts <alerts@example.com>, to: {to}, subject: \"{subject}\"}}}}}}}}\n"
         );
         let pipeline = config::parse(&text, "p.yaml".as_ref(), &|_| None, Broker::Embedded).unwrap();
-        let stage = &pipeline.stages[0];
-        let Some(Target::Smtp(output)) = stage.outputs.targets().next() else {
+        let Some(Target::Smtp(output)) = pipeline.stages[0].outputs.targets().next() else {
             panic!("no output for mail");
         };
         let export = Export {
@@ -379,7 +379,7 @@ mod tests {
             timestamp_ms: None,
             replays: 0,
         };
-        write(output, stage, &export, origin).map(|mail| String::from_utf8(mail.bytes).unwrap())
+        write(output, "shop.frost", &export, origin).map(|mail| String::from_utf8(mail.bytes).unwrap())
     }
 
     #[test]

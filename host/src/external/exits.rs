@@ -60,7 +60,7 @@ pub(crate) struct Exit {
 pub(crate) enum ExitKind {
     Elasticsearch(Arc<Index>),
     Webhook(Arc<WebhookOutput>),
-    Smtp(Arc<(MailOutput, Stage)>),
+    Smtp(Arc<(MailOutput, String)>),
 }
 
 /// An item of one output, with where it goes.
@@ -94,7 +94,7 @@ impl Exit {
                     format!("{:?}", output.at),
                 ),
                 Target::Smtp(output) => (
-                    ExitKind::Smtp(Arc::new((MailOutput::clone(output), stage.clone()))),
+                    ExitKind::Smtp(Arc::new((MailOutput::clone(output), stage.group.value.clone()))),
                     format!("{:?}", output.at),
                 ),
             };
