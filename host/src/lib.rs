@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod config;
 pub(crate) mod prepare;
+pub(crate) mod rights;
 pub(crate) mod topics;
 
 pub(crate) mod pipeline;
@@ -35,6 +36,7 @@ pub(crate) mod refusal;
 pub(crate) mod route;
 pub(crate) mod sink;
 
+pub(crate) mod alerts;
 pub(crate) mod elasticsearch;
 pub(crate) mod external;
 

@@ -268,13 +268,20 @@ fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut 
         }
     }
     for (port, target) in ports.iter().zip(&targets) {
-        if let (PortKind::Document, Some(Target::Topic(topic))) = (port.kind, target) {
-            let text = format!(
-                "port `{}` of plugin `{name}` gives documents, and `{}` is a topic; bind it to {{elasticsearch: {{index: ..}}}}",
-                port.name, topic.value
-            );
-            mistakes.push(stage.error(topic.at, text));
-        }
+        let (PortKind::Document, Some(target)) = (port.kind, target) else {
+            continue;
+        };
+        let what = match target {
+            Target::Elasticsearch(_) => continue,
+            Target::Topic(topic) => format!("`{}` is a topic", topic.value),
+            Target::Webhook(_) => "a webhook takes records".to_owned(),
+            Target::Smtp(_) => "a mail is made of a record".to_owned(),
+        };
+        let text = format!(
+            "port `{}` of plugin `{name}` gives documents, and {what}; bind it to {{elasticsearch: {{index: ..}}}}",
+            port.name
+        );
+        mistakes.push(stage.error(target.at(), text));
     }
     if mistakes.len() > before {
         return None;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
 
 pub(crate) use self::failure::Failure;
-use self::failure::{failure_of, of_delivery};
+use self::failure::{denied, failure_of, of_delivery};
 use crate::chaos::{self, Point, Sabotage};
 use crate::kafka::consumer::{Consumer, TopicPartition, offsets_to_commit};
 use crate::kafka::ffi::{CallError, Headers, Message, Produce};
@@ -315,6 +315,9 @@ impl Sink {
                         topic,
                     }));
                 }
+                Err(error) if error.code == Code::TopicAuthorizationFailed => {
+                    return Err(denied(&self.destinations[destination..=destination]));
+                }
                 // Nothing can be added to a transaction that has failed; why it has is in a delivery report.
                 Err(error) => {
                     return Err(self.failed(CallError {
@@ -350,6 +353,8 @@ impl Sink {
                 self.undelivered = true;
                 of_delivery(failure)
             }
+            // The transaction's coordinator does not say which topic it is.
+            None if error.code == Code::TopicAuthorizationFailed => denied(&self.destinations),
             None => failure_of(error),
         }
     }

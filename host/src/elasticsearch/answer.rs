@@ -247,7 +247,7 @@ fn operators(told: &str) -> String {
 fn denied(status: u16, told: &str) -> String {
     let what = match status {
         401 => "the credentials are not accepted (401); mend `elasticsearch: username` and `password`, or `api-key`",
-        _ => "the right to write is missing (403); give the user `index`, `delete` and `create_index` on the index",
+        _ => "the right to write is missing (403); `wasmill check --connect` says which",
     };
     format!("{what}: {told}")
 }

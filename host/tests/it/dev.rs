@@ -138,6 +138,36 @@ fn documents_are_shown_where_there_is_no_elasticsearch() {
     assert_eq!(shown(&ran, &index)[0], format!("{index}: 557 documents"));
 }
 
+#[test]
+fn alerts_are_shown_and_not_sent() {
+    let place = Place::new();
+    place.plugin("identity.wasm", "plugins/identity");
+    // Whoever was told would not answer there.
+    let hook = "{webhook: {url: 'http://127.0.0.1:1/T0P-SECRET'}}";
+    let mail = "{smtp: {from: a@example.com, to: {json: /email}, subject: 'Frost: {/TMIN}'}}";
+    place.write(
+        "pipeline.yaml",
+        format!(
+            "app: demo\nstages:\n  hook: {{plugin: identity.wasm, input: in, output: {hook}}}\n  mail: {{plugin: identity.wasm, input: \
+             in, output: {mail}}}\n"
+        ),
+    );
+    let record = r#"{"topic": "in", "key": "k", "value": {"email": "ops@example.com", "TMIN": -3}}"#;
+    place.write("input.jsonl", format!("{record}\n"));
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(0);
+    let webhook = shown(&ran, "webhook 127.0.0.1:1 (in memory, nothing is sent)");
+    assert_eq!(webhook[0], "webhook 127.0.0.1:1 (in memory, nothing is sent): 1 alerts");
+    assert!(
+        webhook[1].starts_with("  in-") && webhook[1].contains("ops@example.com"),
+        "{webhook:#?}"
+    );
+    assert_eq!(
+        shown(&ran, "smtp (in memory, nothing is sent)")[1],
+        "  to ops@example.com: Frost: -3"
+    );
+    assert!(!ran.stdout.contains("T0P-SECRET") && !ran.stderr.contains("T0P-SECRET"));
+}
+
 /// A filter and a stage that misbehaves, both reading one topic.
 fn place() -> Place {
     let place = Place::new();
@@ -282,4 +312,38 @@ fn a_plugin_that_does_not_fit_is_told_at_its_place() {
         "{}",
         ran.stderr
     );
+}
+
+#[test]
+fn documents_are_shown_as_what_they_are() {
+    let place = Place::new();
+    place.plugin("documents.wasm", "host/tests/guests/document-port");
+    place.plugin("identity.wasm", "plugins/identity");
+    let by =
+        |plugin: &str, keys: &str| format!("{{plugin: {plugin}, input: in, output: {{elasticsearch: {{{keys}}}}}}}");
+    let stages = [
+        ("all", by("documents.wasm", "index: all")),
+        ("changes", by("identity.wasm", "index: 'in-{yyyy.MM}', action: upsert")),
+        ("copies", by("identity.wasm", "index: copies")),
+    ];
+    let stages: String = stages.map(|(name, stage)| format!("  {name}: {stage}\n")).concat();
+    place.write("pipeline.yaml", format!("app: demo\nstages:\n{stages}"));
+    let records = [
+        r#"{"topic":"in","key":"a","timestamp":1518567187000,"value":{"a":1,"b":{"c":1}}}"#,
+        r#"{"topic":"in","key":"a","timestamp":1518567187000,"value":{"b":{"d":2}}}"#,
+        r#"{"topic":"in","key":"b","timestamp":1518567187000,"value":{"a":3}}"#,
+        r#"{"topic":"in","key":"b","timestamp":1518567187000,"value":null}"#,
+        r#"{"topic":"in","key":"c","timestamp":1518567187000,"value":"[]"}"#,
+    ];
+    place.write("input.jsonl", records.join("\n"));
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(0);
+    let index = |name: &str| shown(&ran, &format!("index {name} (in memory, not Elasticsearch)"))[1..].to_vec();
+    assert_eq!(index("all"), [r#"  a  {"b":{"d":2}}"#, r#"  b  {"a":3}"#]);
+    assert_eq!(
+        index("in-2018.02"),
+        [r#"  a  {"a":1,"b":{"c":1,"d":2}}"#, r#"  b  {"a":3}"#]
+    );
+    assert_eq!(index("copies"), [r#"  a  {"b":{"d":2}}"#]);
+    let letters = shown(&ran, "demo.dead-letters");
+    assert_eq!(letters[0], "demo.dead-letters: 5 dead letters", "{letters:#?}");
 }

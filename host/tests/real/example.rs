@@ -17,6 +17,7 @@ use crate::support::elastic::Elastic;
 use crate::support::host::{Host, Invocation};
 use crate::support::kafka::{self, Kafka, Record};
 use crate::support::servers::Started;
+use crate::support::smtp::{Mail, Smtp};
 use crate::support::{PATIENCE, checkout, free_port, unique, wait_for};
 
 /// The Elasticsearch that READMEs name.
@@ -224,13 +225,14 @@ fn commands(readme: &str) -> Vec<(&str, Option<&str>)> {
 
 /// Runs all commands of the example's README, with the binary under test in the place of `cargo run`, and where they name servers, those of the
 /// tests.
-fn run_readme(name: &str, kafka: &Kafka) {
+fn run_readme(name: &str, kafka: &Kafka, others: &[(&str, String)]) {
     let readme = fs::read_to_string(checkout(&format!("examples/{name}/README.md"))).unwrap();
     let listen = format!("127.0.0.1:{}", free_port());
     let mut servers = vec![
         ("localhost:9092", kafka.bootstrap.clone()),
         ("localhost:8001", listen.clone()),
     ];
+    servers.extend_from_slice(others);
     if readme.contains(ELASTICSEARCH) {
         servers.push((ELASTICSEARCH, Elastic::shared().url));
     }
@@ -280,12 +282,17 @@ fn noaa_gives_what_it_says() {
     check("noaa");
 }
 
-/// The second pipeline file takes over from the first, and indexes what the filter has let through.
+/// The second pipeline file takes over from the first, and indexes what the filter has let through; the third sends the alerts as mail.
 #[test]
 fn the_commands_for_noaa_do_what_they_say() {
     let kafka = kafka_of_the_examples();
     forget_index("noaa-az");
-    run_readme("noaa", &kafka);
+    let smtp = Smtp::start("none");
+    run_readme(
+        "noaa",
+        &kafka,
+        &[("localhost:1025", format!("127.0.0.1:{}", smtp.port))],
+    );
     assert_expected(&kafka, "noaa", str::to_owned, false);
     let mut expected = Lines::read("noaa", "expected.jsonl").records;
     let expected = expected.remove("noaa-json-us-az").unwrap().into_iter();
@@ -298,6 +305,11 @@ fn the_commands_for_noaa_do_what_they_say() {
     let found = Elastic::shared().documents("noaa-az").into_iter();
     let found: BTreeMap<String, Value> = found.map(|(id, document)| (id, document.source)).collect();
     assert_eq!(found, expected);
+    let mails = smtp.mails();
+    assert_eq!(mails.len(), 31, "{mails:#?}");
+    assert!(mails.iter().all(|mail| mail.to == ["alerts@example.com"]), "{mails:#?}");
+    let is_first = |mail: &Mail| mail.header("Subject") == "Frost at FLAGSTAFF PULLIAM AP: 1.7 degrees Celsius";
+    assert!(mails.iter().any(is_first), "{mails:#?}");
 }
 
 /// The commands of a README name the index themselves, and a named server may have it from a run before.
@@ -314,7 +326,7 @@ fn retail_gives_what_it_says() {
 fn the_commands_for_retail_do_what_they_say() {
     let kafka = kafka_of_the_examples();
     forget_index("retail-catalogue");
-    run_readme("retail", &kafka);
+    run_readme("retail", &kafka, &[]);
     assert_eq!(kafka.read_committed("retail.dead-letters"), []);
 }
 
@@ -326,7 +338,7 @@ fn stateless_gives_what_it_says() {
 #[test]
 fn the_commands_for_stateless_do_what_they_say() {
     let kafka = kafka_of_the_examples();
-    run_readme("stateless", &kafka);
+    run_readme("stateless", &kafka, &[]);
     assert_expected(&kafka, "stateless", str::to_owned, false);
 }
 
@@ -339,7 +351,7 @@ fn calculator_gives_what_it_says() {
 #[test]
 fn the_commands_for_calculator_do_what_they_say_and_two_processes_share_the_work() {
     let kafka = kafka_of_the_examples();
-    run_readme("calculator", &kafka);
+    run_readme("calculator", &kafka, &[]);
     assert_expected(&kafka, "calculator", str::to_owned, false);
 
     let path = checkout("examples/calculator/pipeline.yaml");

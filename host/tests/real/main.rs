@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alerts;
 mod at_least_once;
 mod brokers;
 mod control;
@@ -26,5 +27,6 @@ mod noaa;
 mod policies;
 mod records;
 mod retention;
+mod secured;
 mod swap;
 mod swap_load;

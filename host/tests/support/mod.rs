@@ -15,11 +15,14 @@ pub(crate) mod elastic;
 pub(crate) mod es_proxy;
 pub(crate) mod evil;
 pub(crate) mod guests;
+pub(crate) mod hook;
 pub(crate) mod host;
 pub(crate) mod kafka;
 pub(crate) mod offsets_log;
 pub(crate) mod rng;
+pub(crate) mod secured;
 pub(crate) mod servers;
+pub(crate) mod smtp;
 pub(crate) mod swap;
 pub(crate) mod wire;
 

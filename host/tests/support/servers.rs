@@ -52,7 +52,7 @@ fn ask(address: String) -> Result<String, String> {
 pub(crate) struct Started {
     pub(crate) bootstrap: String,
     pub(crate) data: PathBuf,
-    _server: Server,
+    server: Server,
 }
 
 impl Started {
@@ -61,8 +61,14 @@ impl Started {
         Ok(Self {
             bootstrap: server.value("KAFKA_BOOTSTRAP").to_owned(),
             data: server.value("KAFKA_DATA").into(),
-            _server: server,
+            server,
         })
+    }
+
+    /// The value that the script printed under this name.
+    #[track_caller]
+    pub(crate) fn value(&self, name: &str) -> &str {
+        self.server.value(name)
     }
 }
 
