@@ -95,6 +95,9 @@ struct Dev {
     /// How many records of each output are shown.
     #[arg(long, default_value_t = 5)]
     show: usize,
+    /// Take records in by HTTP, as `ingest` says, until SIGINT or SIGTERM; then show what came out.
+    #[arg(long)]
+    serve: bool,
 }
 
 #[derive(Args)]
@@ -204,6 +207,8 @@ fn run(arguments: &Run) -> Result<()> {
     let options = Options {
         until_caught_up: arguments.until_caught_up,
         embedded: false,
+        // A run that is about to end takes nothing in, and leaves the address to one that stays.
+        ingest: !arguments.until_caught_up,
         shutdown_deadline: arguments.shutdown_deadline,
         store: Some(Arc::new(store)),
     };
@@ -225,7 +230,14 @@ fn dev(arguments: &Dev) -> Result<()> {
     let wishes = Wishes {
         input: arguments.input.clone(),
         show: arguments.show,
+        serve: arguments.serve,
     };
+    if wishes.serve && pipeline.ingest.is_none() {
+        let mistake = ConfigError::whole_file(
+            "`--serve` takes records in by `ingest`, which is missing; write `ingest: {topics: [TOPIC]}`",
+        );
+        return Err(ConfigErrors::one(&pipeline.file, mistake).into());
+    }
     println!("{}", dev::banner());
     let records = dev::read_input(&pipeline, &wishes)?;
     let runtime = Arc::new(Runtime::new()?);
@@ -269,6 +281,9 @@ fn check(arguments: &Check) -> Result<()> {
     if arguments.connect {
         for (topic, partitions) in asynchronously(topics::check(&pipeline, false))? {
             writeln!(out, "topic `{topic}`: {partitions} partitions")?;
+        }
+        if let Some(ingest) = &pipeline.ingest {
+            asynchronously(topics::check_ingest(&pipeline, ingest))?;
         }
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;

@@ -9,6 +9,7 @@
 mod errors;
 mod faults;
 mod grants;
+mod ingest;
 mod interpolate;
 mod json;
 mod kafka;
@@ -28,6 +29,8 @@ use std::path::Path;
 
 pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
+pub use ingest::{Ingest, IngestTopic};
+pub(crate) use kafka::LINGER_MS;
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
 pub use model::{
     Admin, Batch, FaultPolicy, GrantedFolder, GrantedVariable, Grants, Guarantee, Input, Limits, NewTopic, OnFault,

@@ -3,6 +3,7 @@
 //! Counters count what the host did, work that was rolled back and repeated included; what was delivered is in the topics. A worker
 //! holds its counters directly, so that counting a batch takes no lock and no look-up. The README lists the names.
 
+mod ingest;
 mod plugin;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::fault::Kind;
 
+pub(crate) use ingest::IngestMetrics;
 pub(crate) use plugin::PluginMetrics;
 
 /// Seconds that only grow.
@@ -122,6 +124,7 @@ pub(crate) struct Metrics {
     plugin_counters: Family<OfPlugin, Counter>,
     plugin_gauges: Family<OfPlugin, Value>,
     plugin_histograms: Family<OfPlugin, Histogram, PluginBuckets>,
+    pub(crate) ingest: IngestMetrics,
 }
 
 /// Names a metric and tells what it is.
@@ -204,6 +207,7 @@ impl Metrics {
             "Histograms of the plugin's own",
             Family::new_with_constructor(PluginBuckets),
         );
+        let ingest = IngestMetrics::new(r);
         Arc::new(Self {
             registry,
             records_in,
@@ -236,6 +240,7 @@ impl Metrics {
             plugin_counters,
             plugin_gauges,
             plugin_histograms,
+            ingest,
         })
     }
 

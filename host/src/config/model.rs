@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::errors::{At, ConfigError, ConfigErrors, Location};
+use super::ingest::Ingest;
 use super::kafka::Kafka;
 use super::secret::Secret;
 
@@ -26,7 +27,9 @@ pub struct Pipeline {
     pub instance: Option<At<String>>,
     /// The clients' properties.
     pub kafka: Kafka,
-    /// The HTTP listener; without it there is none.
+    /// The listener that records come in by; without it there is none.
+    pub ingest: Option<Ingest>,
+    /// The HTTP listener for operators; without it there is none.
     pub admin: Option<Admin>,
     /// What happens to topics that do not exist.
     pub topics: At<Topics>,
