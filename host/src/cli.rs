@@ -101,6 +101,9 @@ struct Dev {
     /// How many records of each output are shown.
     #[arg(long, default_value_t = 5)]
     show: usize,
+    /// Take records in by HTTP, as `ingest` says, until SIGINT or SIGTERM; then show what came out.
+    #[arg(long)]
+    serve: bool,
 }
 
 #[derive(Args)]
@@ -211,6 +214,8 @@ fn run(arguments: &Run) -> Result<()> {
         until_caught_up: arguments.until_caught_up,
         embedded: false,
         clients: Clients::new(&pipeline)?,
+        // A run that is about to end takes nothing in, and leaves the address to one that stays.
+        ingest: !arguments.until_caught_up,
         shutdown_deadline: arguments.shutdown_deadline,
         store: Some(Arc::new(store)),
     };
@@ -236,7 +241,14 @@ fn dev(arguments: &Dev) -> Result<()> {
         input: arguments.input.clone(),
         elasticsearch: arguments.elasticsearch,
         show: arguments.show,
+        serve: arguments.serve,
     };
+    if wishes.serve && pipeline.ingest.is_none() {
+        let mistake = ConfigError::whole_file(
+            "`--serve` takes records in by `ingest`, which is missing; write `ingest: {topics: [TOPIC]}`",
+        );
+        return Err(ConfigErrors::one(&pipeline.file, mistake).into());
+    }
     println!("{}", dev::banner());
     let input = dev::read_input(&pipeline, &wishes)?;
     let runtime = Arc::new(Runtime::new()?);
@@ -291,6 +303,9 @@ fn check(arguments: &Check) -> Result<()> {
         if let Some(section) = &pipeline.smtp {
             asynchronously(alerts::prove(section))?;
             writeln!(out, "mail server {}:{}: ok", section.host, section.port)?;
+        }
+        if let Some(ingest) = &pipeline.ingest {
+            asynchronously(topics::check_ingest(&pipeline, ingest))?;
         }
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;

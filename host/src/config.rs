@@ -11,6 +11,7 @@ mod errors;
 mod faults;
 mod grants;
 mod index_name;
+mod ingest;
 mod interpolate;
 mod json;
 mod kafka;
@@ -36,6 +37,8 @@ pub use elasticsearch::{BulkDelivery, Credentials, DocumentAction, DocumentId, E
 pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
 pub use index_name::IndexName;
+pub use ingest::{Ingest, IngestTopic};
+pub(crate) use kafka::LINGER_MS;
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
 pub(crate) use mail::RECIPIENTS_MAX;
 pub use mail::{Encryption, MailOutput, MailServer, Recipients};

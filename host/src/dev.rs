@@ -19,7 +19,7 @@ use crate::elasticsearch::memory::Memory;
 use crate::external;
 use crate::fixture::{self, Fixture, Fixtures};
 use crate::kafka::embedded::{self, Embedded, Output};
-use crate::pipeline::{self, Options};
+use crate::pipeline::{self, Options, Running, Signals};
 use crate::prepare::Ready;
 use crate::printable::printable;
 
@@ -34,6 +34,8 @@ pub(crate) struct Wishes {
     pub(crate) elasticsearch: bool,
     /// Records shown of each output.
     pub(crate) show: usize,
+    /// Take records in by HTTP until a signal comes.
+    pub(crate) serve: bool,
 }
 
 /// Says what this run is; the first line of its output.
@@ -48,6 +50,10 @@ pub(crate) fn banner() -> &'static str {
 pub(crate) fn read_input(pipeline: &Pipeline, wishes: &Wishes) -> Result<Fixtures> {
     let beside = || pipeline.file.parent().unwrap_or(Path::new(".")).join("input.jsonl");
     let file = wishes.input.clone().unwrap_or_else(beside);
+    // Records come by HTTP.
+    if wishes.serve && wishes.input.is_none() && !file.exists() {
+        return Ok(Fixtures::default());
+    }
     let text = std::fs::read_to_string(&file).with_context(|| {
         format!(
             "read {}; `--input FILE` names another file with the records to feed",
@@ -102,7 +108,10 @@ pub(crate) fn create_topics(pipeline: &Pipeline, broker: &Embedded) -> Result<()
     let mut made: Vec<&str> = Vec::new();
     let outputs = pipeline.stages.iter().flat_map(|stage| stage.outputs.topics());
     let dead_letters = pipeline.stages.iter().map(|stage| &stage.on_fault.dead_letter);
-    for topic in inputs(pipeline).chain(outputs.chain(dead_letters).map(|topic| topic.value.as_str())) {
+    let ingest = pipeline.ingest.iter().flat_map(|ingest| &ingest.topics);
+    let ingest = ingest.map(|topic| topic.name.value.as_str());
+    let written = outputs.chain(dead_letters).map(|topic| topic.value.as_str());
+    for topic in inputs(pipeline).chain(written).chain(ingest) {
         if !made.contains(&topic) {
             broker.create_topic(topic, partitions)?;
             made.push(topic);
@@ -143,9 +152,11 @@ pub(crate) async fn run(
         until_caught_up: true,
         embedded: true,
         clients,
+        ingest: wishes.serve,
         shutdown_deadline: Duration::from_secs(10),
         store: None,
     };
+    let signals = wishes.serve.then(Signals::new).transpose()?;
     let began = Instant::now();
     let total = records.len();
     let mut running = pipeline::start(pipeline, stages, &options).await?;
@@ -161,6 +172,9 @@ pub(crate) async fn run(
     feeding.await.context("feed the input")??;
     wait_for_end(&mut running, began).await?;
     let took = began.elapsed();
+    if let Some(signals) = signals {
+        serve(&mut running, signals, options.shutdown_deadline, out).await?;
+    }
     let ended = tokio::task::spawn_blocking(move || running.shut_down(options.shutdown_deadline));
     ended.await.context("shut down")??;
     let memory = (!wishes.elasticsearch).then_some(&*memory);
@@ -176,7 +190,43 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn wait_for_end(running: &mut pipeline::Running, began: Instant) -> Result<()> {
+/// Takes records in until a signal comes, and sees them to their end.
+async fn serve(running: &mut Running, mut signals: Signals, deadline: Duration, out: &mut impl Write) -> Result<()> {
+    if let Some(ingest) = &running.status.ingest {
+        let address = ingest.address();
+        writeln!(
+            out,
+            "serving POST http://{address}/producer/TOPIC; Ctrl-C ends it and shows what came out"
+        )?;
+        out.flush()?;
+    }
+    loop {
+        tokio::select! {
+            _ = signals.next() => break,
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        if running.reap() {
+            break;
+        }
+        fail_if_lost(running)?;
+    }
+    if let Some(ingest) = running.take_ingest() {
+        ingest.stop(deadline).await?;
+    }
+    wait_for_end(running, Instant::now()).await
+}
+
+/// The embedded broker forgets what does not fit.
+fn fail_if_lost(running: &Running) -> Result<()> {
+    match running.status.lost_records() {
+        None => Ok(()),
+        Some(lost) => bail!(
+            "{lost}; the embedded broker keeps 5 MiB a partition: feed less with `--input`, or use a Kafka with `wasmill run`"
+        ),
+    }
+}
+
+async fn wait_for_end(running: &mut Running, began: Instant) -> Result<()> {
     running.forget_ends();
     while !running.is_caught_up() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -184,11 +234,7 @@ async fn wait_for_end(running: &mut pipeline::Running, began: Instant) -> Result
             // `shut_down` says which stage, and why.
             return Ok(());
         }
-        if let Some(lost) = running.status.lost_records() {
-            bail!(
-                "{lost}; the embedded broker keeps 5 MiB a partition: feed less with `--input`, or use a Kafka with `wasmill run`"
-            );
-        }
+        fail_if_lost(running)?;
         if began.elapsed() > PATIENCE {
             bail!(
                 "the stages did not reach the end of their inputs within {} s",

@@ -4,6 +4,7 @@
 //! holds its counters directly, so that counting a batch takes no lock and no look-up. The README lists the names.
 
 mod exits;
+mod ingest;
 mod plugin;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,7 @@ use crate::fault::Kind;
 
 pub(crate) use exits::ExitMetrics;
 use exits::Exits;
+pub(crate) use ingest::IngestMetrics;
 pub(crate) use plugin::PluginMetrics;
 
 /// Seconds that only grow.
@@ -126,6 +128,7 @@ pub(crate) struct Metrics {
     plugin_counters: Family<OfPlugin, Counter>,
     plugin_gauges: Family<OfPlugin, Value>,
     plugin_histograms: Family<OfPlugin, Histogram, PluginBuckets>,
+    pub(crate) ingest: IngestMetrics,
 }
 
 /// Names a metric and tells what it is.
@@ -209,6 +212,7 @@ impl Metrics {
             "Histograms of the plugin's own",
             Family::new_with_constructor(PluginBuckets),
         );
+        let ingest = IngestMetrics::new(r);
         Arc::new(Self {
             registry,
             records_in,
@@ -242,6 +246,7 @@ impl Metrics {
             plugin_counters,
             plugin_gauges,
             plugin_histograms,
+            ingest,
         })
     }
 

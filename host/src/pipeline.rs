@@ -19,6 +19,7 @@ use crate::config::Pipeline;
 use crate::control::Control;
 use crate::external::Clients;
 use crate::http;
+use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::prepare::Ready;
 use crate::status::{PipelineStatus, StageStatus};
@@ -41,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) embedded: bool,
     /// What outputs that are no topics go through.
     pub(crate) clients: Clients,
+    /// Take records in by HTTP, where the pipeline file says so.
+    pub(crate) ingest: bool,
     /// How long workers may take to finish after they were told to stop.
     pub(crate) shutdown_deadline: Duration,
     /// Where versions of plugins are kept. None: nothing is kept, and nothing is swapped.
@@ -56,14 +59,15 @@ pub(crate) struct Running {
     stop: Stop,
     stages: Vec<StageRun>,
     caught_up: Arc<CaughtUp>,
+    ingest: Option<Ingest>,
     /// Somebody can resume a stage.
     is_controlled: bool,
 }
 
-/// Starts all workers, and the HTTP listener where the pipeline has one.
+/// Starts all workers, and the HTTP listeners that the pipeline has.
 ///
 /// # Errors
-/// When a client cannot be made or the listener's address is taken.
+/// When a client cannot be made or a listener's address is taken.
 pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Options) -> Result<Running> {
     let partitions = Arc::new(topics::ensure(pipeline).await?);
     // The embedded broker does not know the question, and it would be asked in vain until its timeout.
@@ -76,10 +80,12 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         .clone()
         .unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let metrics = Metrics::new();
+    let ingest = start_ingest(pipeline, options, &metrics).await?;
     let status = Arc::new(PipelineStatus {
         app: pipeline.app.value.clone(),
         instance: instance.clone(),
         stages: stages.iter().map(status_of).collect(),
+        ingest: ingest.as_ref().map(Ingest::status),
         pending: Vec::new().into(),
     });
     let shared = Arc::new(Shared {
@@ -102,6 +108,7 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         stop: Stop::default(),
         caught_up: Arc::new(CaughtUp::new(stages.len())),
         stages: Vec::new(),
+        ingest,
         is_controlled: pipeline.admin.as_ref().is_some_and(|admin| admin.token.is_some()),
     };
     for (ready, status) in stages.into_iter().zip(&status.stages) {
@@ -149,6 +156,18 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
     Ok(running)
 }
 
+async fn start_ingest(pipeline: &Pipeline, options: &Options, metrics: &Metrics) -> Result<Option<Ingest>> {
+    let Some(ingest) = pipeline.ingest.as_ref().filter(|_| options.ingest) else {
+        return Ok(None);
+    };
+    let limit = match options.embedded {
+        true => None,
+        false => topics::check_ingest(pipeline, ingest).await?,
+    };
+    let started = Ingest::start(ingest, &pipeline.kafka, limit, metrics.ingest.clone()).await?;
+    Ok(Some(started))
+}
+
 fn status_of(ready: &Ready) -> Arc<StageStatus> {
     let stage = &ready.place.stage;
     StageStatus::new(&stage.name, &stage.group, usize::from(stage.workers.value))
@@ -185,6 +204,11 @@ impl Running {
     /// Makes `is_caught_up` look again: new records are in.
     pub(crate) fn forget_ends(&self) {
         self.caught_up.restart();
+    }
+
+    /// The listener that records come in by, to be stopped by the caller.
+    pub(crate) fn take_ingest(&mut self) -> Option<Ingest> {
+        self.ingest.take()
     }
 
     /// Tells all workers to finish and waits for them.
@@ -255,9 +279,13 @@ pub(crate) async fn run(
         }
     }
     let deadline = options.shutdown_deadline;
-    tokio::task::spawn_blocking(move || running.shut_down(deadline))
-        .await
-        .context("shut down")?
+    let ingest = running.take_ingest();
+    let workers = tokio::task::spawn_blocking(move || running.shut_down(deadline));
+    let answered = match ingest {
+        Some(ingest) => ingest.stop(deadline).await,
+        None => Ok(()),
+    };
+    workers.await.context("shut down")?.and(answered)
 }
 
 /// SIGTERM and SIGINT. Made before anything else: a signal that comes while plugins are compiled is kept, and ends the run cleanly.
@@ -277,7 +305,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -136,7 +136,7 @@ impl Need {
     }
 }
 
-/// The rights on topics that the stages need, in the order of the file.
+/// The rights on topics that the stages and `ingest` need, in the order of the file.
 pub(crate) fn on_topics(pipeline: &Pipeline) -> Vec<Need> {
     let mut needs = Vec::new();
     for stage in &pipeline.stages {
@@ -156,6 +156,12 @@ pub(crate) fn on_topics(pipeline: &Pipeline) -> Vec<Need> {
         let dead_letter = &stage.on_fault.dead_letter;
         need(Operation::Write, dead_letter, dead_letter.at, "dead-letter");
     }
+    let ingested = pipeline.ingest.iter().flat_map(|ingest| &ingest.topics);
+    needs.extend(ingested.map(|topic| Need {
+        right: Right::on_topic(Operation::Write, &topic.name),
+        at: topic.name.at,
+        what: "`ingest.topics`: topic".to_owned(),
+    }));
     needs
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::external::Health;
+use crate::ingest::IngestStatus;
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::lag::Lag;
 
@@ -300,6 +301,8 @@ pub(crate) struct PipelineStatus {
     pub(crate) app: String,
     pub(crate) instance: String,
     pub(crate) stages: Vec<Arc<StageStatus>>,
+    /// The listener that records come in by, where there is one.
+    pub(crate) ingest: Option<Arc<IngestStatus>>,
     /// What the pipeline file says by now and the process does not do: keys that need a restart, or why it cannot be read.
     pub(crate) pending: Mutex<Vec<String>>,
 }
@@ -307,7 +310,9 @@ pub(crate) struct PipelineStatus {
 impl PipelineStatus {
     /// Why the process is not ready, one line for each reason; empty when it is.
     pub(crate) fn unready(&self) -> Vec<String> {
-        self.stages.iter().filter_map(|stage| stage.unready()).collect()
+        let ingest = self.ingest.iter().filter_map(|ingest| ingest.unready());
+        let stages = self.stages.iter().filter_map(|stage| stage.unready());
+        stages.chain(ingest).collect()
     }
 
     /// Says so when an input has lost records that its stage had not read.
@@ -341,6 +346,7 @@ impl PipelineStatus {
             "ready": self.unready().is_empty(),
             "pending": *locked(&self.pending),
             "stages": stages,
+            "ingest": self.ingest.as_ref().map(|ingest| ingest.json()),
         })
     }
 }

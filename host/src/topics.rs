@@ -272,7 +272,7 @@ fn missing_rights(
     Ok((mistakes, notes))
 }
 
-/// The smallest `max.message.bytes` of the topics that the pipeline writes; none where the brokers do not tell.
+/// The smallest `max.message.bytes` of the topics that the pipeline's stages write; none where the brokers do not tell.
 ///
 /// # Errors
 /// When the client cannot be made.
@@ -281,4 +281,31 @@ pub(crate) async fn smallest_message_limit(pipeline: &Pipeline) -> Result<Option
     let dead_letters = pipeline.stages.iter().map(|stage| &stage.on_fault.dead_letter);
     let names: BTreeSet<&str> = outputs.chain(dead_letters).map(|topic| topic.value.as_str()).collect();
     Ok(Topics::connect(&pipeline.kafka)?.smallest_message_limit(&names).await)
+}
+
+/// Proves that records can be written by HTTP as the pipeline file says, as far as the topics' settings tell; the smallest `max.message.bytes` of the
+/// topics comes back, where it is known.
+///
+/// # Errors
+/// When the client cannot be made, or mistakes at the places where the topics are named.
+pub(crate) async fn check_ingest(pipeline: &Pipeline, ingest: &config::Ingest) -> Result<Option<u64>> {
+    let names: BTreeSet<&str> = ingest.topics.iter().map(|topic| topic.name.as_str()).collect();
+    let settings = Topics::connect(&pipeline.kafka)?.settings(&names).await;
+    let is_compacted = |name: &String| settings.get(name).is_some_and(|settings| settings.is_compacted);
+    let keyless = ingest
+        .topics
+        .iter()
+        .filter(|topic| topic.key.is_none() && is_compacted(&topic.name));
+    let mistakes = keyless.map(|topic| {
+        let name = &topic.name.value;
+        let text = format!(
+            "`ingest.topics`: topic `{name}` is compacted, so that its records need keys; write `{name}: {{key: /FIELD}}`"
+        );
+        ConfigError::at(topic.name.at, text)
+    });
+    pipeline.report(mistakes.collect())?;
+    Ok(settings
+        .values()
+        .filter_map(|settings| settings.message_bytes_max)
+        .min())
 }

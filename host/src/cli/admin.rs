@@ -118,6 +118,13 @@ pub(super) fn status(arguments: &Status) -> Result<()> {
     );
     writeln!(out, "{app} (instance {instance}, wasmill {version}): {ready}")?;
     writeln!(out, "{}", stages_table(&status).trim_fmt())?;
+    let ingest = &status["ingest"];
+    if !ingest.is_null() {
+        let why = words(&ingest["error"]).map_or_else(String::new, |why| format!(": {why}"));
+        let (listen, state) = (text(&ingest["listen"]), text(&ingest["state"]));
+        let in_flight = &ingest["requests_in_flight"];
+        writeln!(out, "ingest at {listen}: {state}, {in_flight} requests in flight{why}")?;
+    }
     for pending in status["pending"].as_array().into_iter().flatten() {
         writeln!(out, "pipeline file: {} (restart, or see the log)", text(pending))?;
     }

@@ -25,6 +25,8 @@ const TRANSACTION_TIMEOUT_MS: i64 = 15_000;
 
 /// The value of `ssl.ca.location` that has librdkafka look for the system's own authorities.
 const SYSTEM_AUTHORITIES: &str = "probe";
+/// The host's default: long enough to fill a batch under load, and not noticed otherwise.
+pub(crate) const LINGER_MS: f64 = 5.0;
 
 /// librdkafka's default, in milliseconds.
 const MAX_POLL_INTERVAL_MS: i64 = 300_000;
@@ -143,6 +145,14 @@ impl Kafka {
     /// How long a silent group member keeps its partitions.
     pub fn session_timeout(&self) -> Duration {
         self.duration_ms("session.timeout.ms", SESSION_TIMEOUT_MS)
+    }
+
+    /// How long a producer waits for more records before it sends a batch; the host's default where the file says nothing.
+    pub fn linger(&self) -> Duration {
+        let linger_ms = ["linger.ms", "queue.buffering.max.ms"]
+            .iter()
+            .find_map(|name| self.text(name)?.parse::<f64>().ok());
+        Duration::try_from_secs_f64(linger_ms.unwrap_or(LINGER_MS) / 1_000.0).unwrap_or_default()
     }
 
     fn duration_ms(&self, name: &str, default_ms: i64) -> Duration {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::elasticsearch::Elasticsearch;
 use super::errors::{At, ConfigError, ConfigErrors, Location};
+use super::ingest::Ingest;
 use super::kafka::Kafka;
 use super::mail::MailServer;
 use super::outputs::Outputs;
@@ -33,7 +34,9 @@ pub struct Pipeline {
     pub elasticsearch: Option<Elasticsearch>,
     /// Where mail is handed over; there when an output sends mail, but for `dev`.
     pub smtp: Option<MailServer>,
-    /// The HTTP listener; without it there is none.
+    /// The listener that records come in by; without it there is none.
+    pub ingest: Option<Ingest>,
+    /// The HTTP listener for operators; without it there is none.
     pub admin: Option<Admin>,
     /// What happens to topics that do not exist.
     pub topics: At<Topics>,

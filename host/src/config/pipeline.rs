@@ -9,7 +9,7 @@ use super::model::{Admin, NewTopic, Pipeline, Shape, Stage, Topics};
 use super::section::{Field, Keys, Section};
 use super::values::{self, integer};
 use super::yaml::Key;
-use super::{Broker, elasticsearch, kafka, mail, relations, secret, stage};
+use super::{Broker, elasticsearch, ingest, kafka, mail, relations, secret, stage};
 
 const PIPELINE: Keys = Keys {
     allowed: &[
@@ -18,12 +18,13 @@ const PIPELINE: Keys = Keys {
         "kafka",
         "elasticsearch",
         "smtp",
+        "ingest",
         "admin",
         "topics",
         "state",
         "stages",
     ],
-    later: &["ingest", "trust", "tables"],
+    later: &["trust", "tables"],
 };
 const ADMIN: Keys = Keys {
     allowed: &["listen", "token"],
@@ -65,6 +66,9 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
     let smtp = section
         .get("smtp")
         .map_or(Some(None), |field| mail::read(&field).map(Some));
+    let ingest = section
+        .get("ingest")
+        .map_or(Some(None), |field| ingest::read(&field).map(Some));
     let admin = section.get("admin").map_or(Some(None), |field| admin(&field).map(Some));
     let topics = section
         .get("topics")
@@ -90,6 +94,10 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
     if broker == Broker::Configured && section.get("smtp").is_none() {
         relations::smtp_is_missing(root, &stages);
     }
+    if let Some(Some(ingest)) = &ingest {
+        let app = app.as_ref().map(|app| app.value.as_str());
+        ingest::check(root, ingest, app, &stages, kafka.as_ref());
+    }
     let file = file.to_owned();
     Some(Pipeline {
         file,
@@ -98,6 +106,7 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
         kafka: kafka?,
         elasticsearch: elasticsearch?,
         smtp: smtp?,
+        ingest: ingest?,
         admin: admin?,
         topics: topics?,
         state_dir: state_dir?,
@@ -109,7 +118,7 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
 fn admin(field: &Field<'_>) -> Option<Admin> {
     let section = field.section(&ADMIN)?;
     let listen = match section.get("listen") {
-        Some(field) => address(&field),
+        Some(field) => values::address(&field, "127.0.0.1:9180"),
         None => Some(At::new(ADMIN_LISTEN, field.at())),
     };
     let token = section
@@ -125,17 +134,6 @@ fn state_dir(field: &Field<'_>) -> Option<At<PathBuf>> {
     let section = field.section(&STATE)?;
     let dir = section.required("dir", "a folder that this process can write")?;
     Some(At::new(dir.path()?, dir.at()))
-}
-
-fn address(field: &Field<'_>) -> Option<At<SocketAddr>> {
-    let text = field.text()?;
-    match text.parse() {
-        Ok(address) => Some(At::new(address, field.at())),
-        Err(_) => field.fail(format!(
-            "{} is no address; allowed: an IP address and a port, such as 127.0.0.1:9180 or [::1]:9180",
-            quoted(text)
-        )),
-    }
 }
 
 fn topics(field: &Field<'_>) -> Option<At<Topics>> {

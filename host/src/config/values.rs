@@ -5,6 +5,7 @@
 //! refuses another one. Names follow Kafka's rule for topics, because groups, transactional ids and
 //! internal topics are made of them.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -91,12 +92,27 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// As the pipeline file writes sizes: the largest unit that leaves a whole number.
-fn show_size(bytes: u64) -> String {
+pub(super) fn show_size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units
         .into_iter()
         .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
+/// An IP address and a port.
+pub(super) fn address(field: &Field<'_>, example: &str) -> Option<At<SocketAddr>> {
+    let text = field.text()?;
+    match text.parse() {
+        Ok(address) => Some(At::new(address, field.at())),
+        Err(_) => {
+            let port = example.rsplit(':').next().unwrap_or_default();
+            field.fail(format!(
+                "{} is no address; allowed: an IP address and a port, such as {example} or [::1]:{port}",
+                quoted(text)
+            ))
+        }
+    }
 }
 
 /// One of a few words.

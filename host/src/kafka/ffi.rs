@@ -20,6 +20,7 @@ use std::time::Duration;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use rdkafka_sys as sys;
 
@@ -27,6 +28,13 @@ use super::consumer::Events;
 use super::message::StandsFor;
 use super::producer::Deliveries;
 pub(crate) use super::producer::{CallError, Produce};
+
+/// Whether a message whose delivery has failed is surely in no topic. False: nobody knows.
+pub(super) fn is_surely_unwritten(message: &BorrowedMessage<'_>) -> bool {
+    // SAFETY: the message is valid for the call, which only reads it.
+    let status = unsafe { sys::rd_kafka_message_status(message.ptr()) };
+    status == sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED
+}
 
 /// The consumer type of this host: rebalances are recorded, not handled, inside a poll.
 pub(crate) type GroupConsumer = BaseConsumer<Events>;

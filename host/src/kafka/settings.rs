@@ -2,9 +2,11 @@
 //!
 //! The pipeline cannot set what would break a guarantee (`config` refuses it), so its properties come last and win.
 
+use std::time::Duration;
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
-use crate::config::Kafka;
+use crate::config::{Kafka, LINGER_MS};
 
 /// The configuration of a worker's consumer.
 pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConfig {
@@ -46,7 +48,7 @@ pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>, message_li
         .set("acks", "all")
         .set("delivery.report.only.error", "true")
         .set("partitioner", "murmur2_random")
-        .set("linger.ms", "5")
+        .set("linger.ms", LINGER_MS.to_string())
         .set("compression.type", "lz4")
         .set("queue.buffering.max.messages", "1000000")
         .set("queue.buffering.max.kbytes", "1048576")
@@ -71,6 +73,34 @@ pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>, message_li
     }
     // Debug lines come only where the pipeline sets `debug`.
     config.set_log_level(RDKafkaLogLevel::Debug);
+    config
+}
+
+/// The configuration of a producer whose every record is reported: acknowledged or failed within `timeout`. `memory_bytes`: what its queue may hold;
+/// `record_bytes`: the largest value.
+pub(crate) fn publisher(
+    kafka: &Kafka,
+    timeout: Duration,
+    memory_bytes: u64,
+    record_bytes: u64,
+    message_limit: Option<u64>,
+) -> ClientConfig {
+    let mut config = producer(kafka, None, message_limit);
+    config
+        .set("delivery.report.only.error", "false")
+        .set("message.timeout.ms", timeout.as_millis().to_string())
+        .set("queue.buffering.max.kbytes", (memory_bytes / 1024).max(1).to_string())
+        .set("queue.buffering.max.messages", (memory_bytes / 1024).max(1).to_string());
+    // The same property by its other name, which could come last and win.
+    config.remove("delivery.timeout.ms");
+    // Otherwise the client would refuse what the topic may take; whether it does, its broker says.
+    if kafka.get("message.max.bytes").is_none() {
+        let overhead = 64 * 1024;
+        config.set(
+            "message.max.bytes",
+            (record_bytes + overhead).max(BATCH_BYTES_MAX).to_string(),
+        );
+    }
     config
 }
 

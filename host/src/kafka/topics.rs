@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -35,6 +37,14 @@ pub(crate) enum Found {
     Hidden,
     /// The broker's words: a missing right, a name it does not take.
     Refused(String),
+}
+
+/// What the host has to know of a topic's settings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) message_bytes_max: Option<u64>,
+    /// Every record needs a key.
+    pub(crate) is_compacted: bool,
 }
 
 /// A connection for looking at topics and creating them.
@@ -118,8 +128,17 @@ impl Topics {
         Ok(found)
     }
 
-    /// The smallest `max.message.bytes` of these topics; none where the brokers do not tell (an old one, or a missing right).
+    /// The smallest `max.message.bytes` of these topics; none where the brokers do not tell.
     pub(crate) async fn smallest_message_limit(&self, names: &BTreeSet<&str>) -> Option<u64> {
+        let settings = self.settings(names).await;
+        settings
+            .values()
+            .filter_map(|settings| settings.message_bytes_max)
+            .min()
+    }
+
+    /// What the brokers tell of the settings of these topics: nothing, where one is old or a right is missing.
+    pub(crate) async fn settings(&self, names: &BTreeSet<&str>) -> BTreeMap<String, Settings> {
         let topics: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let admin = self.admin().ok()?;
@@ -127,11 +146,21 @@ impl Topics {
             Ok(described) => described,
             Err(error) => {
                 tracing::debug!(%error, "the brokers do not tell the settings of topics");
-                return None;
+                return BTreeMap::new();
             }
         };
-        let limit = |topic: ConfigResource| topic.get("max.message.bytes")?.value.as_ref()?.parse().ok();
-        described.into_iter().flatten().filter_map(limit).min()
+        let told = |topic: ConfigResource| {
+            let value = |setting: &str| topic.get(setting)?.value.as_deref();
+            let settings = Settings {
+                message_bytes_max: value("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
+                is_compacted: value("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
+            };
+            match topic.specifier {
+                OwnedResourceSpecifier::Topic(name) => Some((name, settings)),
+                _ => None,
+            }
+        };
+        described.into_iter().flatten().filter_map(told).collect()
     }
 
     /// Creates topics; one that exists by now is fine.

@@ -5,6 +5,7 @@ mod accepted;
 mod alerts;
 mod any_text;
 mod elasticsearch;
+mod ingest;
 mod mistakes;
 
 use wasmill::config::{self, Broker, Pipeline, Target};

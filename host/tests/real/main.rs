@@ -22,6 +22,8 @@ mod example;
 mod faults;
 mod golden;
 mod graph;
+mod ingest;
+mod ingest_load;
 mod lifecycle;
 mod noaa;
 mod policies;

@@ -17,6 +17,8 @@ pub(crate) mod evil;
 pub(crate) mod guests;
 pub(crate) mod hook;
 pub(crate) mod host;
+pub(crate) mod http;
+pub(crate) mod ingest;
 pub(crate) mod kafka;
 pub(crate) mod offsets_log;
 pub(crate) mod rng;

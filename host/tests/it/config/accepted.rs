@@ -116,7 +116,7 @@ fn the_example_is_read_in_full() {
 fn what_is_left_out_has_its_default() {
     let pipeline = accepted(&with_stage_lines(""));
     assert_eq!(pipeline.topics.value, Topics::Require);
-    assert!(pipeline.admin.is_none());
+    assert!(pipeline.admin.is_none() && pipeline.ingest.is_none());
     let stage = &pipeline.stages[0];
     assert_eq!(stage.input.start.value, Start::Earliest);
     assert_eq!(stage.config.value, json!({}));

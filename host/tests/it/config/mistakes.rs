@@ -7,6 +7,7 @@ fn every_mistake_names_the_thing_and_what_is_allowed() {
     let tables = [
         whole_files(),
         sections(),
+        super::ingest::mistakes(),
         kafka(),
         stages(),
         routes(),
@@ -28,7 +29,7 @@ fn every_mistake_names_the_thing_and_what_is_allowed() {
     insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(answers) });
 }
 
-type Mistake = (&'static str, String);
+pub(super) type Mistake = (&'static str, String);
 
 fn whole_files() -> Vec<Mistake> {
     let stages = "stages: {s: {plugin: p.wasm, input: a, output: b}}\n";
@@ -395,8 +396,7 @@ fn plugin_configs() -> Vec<Mistake> {
 }
 
 fn later() -> Vec<Mistake> {
-    let top_level = r#"ingest: {listen: '127.0.0.1:8080'}
-trust: {keys: []}
+    let top_level = r#"trust: {keys: []}
 tables: {}
 "#;
     let stage = r#"    group-by: key

@@ -28,7 +28,12 @@ const OPERATING: &str = "host/README.md";
 
 #[test]
 fn the_operators_page_names_every_metric_and_no_other() {
-    let source = [read("host/src/metrics.rs"), read("host/src/metrics/exits.rs")].concat();
+    let files = [
+        "host/src/metrics.rs",
+        "host/src/metrics/exits.rs",
+        "host/src/metrics/ingest.rs",
+    ];
+    let source = files.map(read).concat();
     let registered: Vec<String> = ["= family(", "= told("]
         .iter()
         .flat_map(|call| source.split(call).skip(1))
@@ -106,7 +111,11 @@ fn the_readme_s_pipeline_file_is_right_and_shows_the_defaults() {
         .and_then(|rest| rest.split("```").next())
         .unwrap();
     let parse = |text: &str| {
-        let environment = |name: &str| (name == "ADMIN_TOKEN").then(|| "secret".to_owned());
+        let environment = |name: &str| {
+            ["ADMIN_TOKEN", "INGEST_TOKEN"]
+                .contains(&name)
+                .then(|| "secret".to_owned())
+        };
         config::parse(text, "README.md".as_ref(), &environment, Broker::Configured)
             .unwrap_or_else(|errors| panic!("{errors}"))
     };
