@@ -11,6 +11,8 @@ pub(crate) enum Point {
     AfterOffsetsSent,
     DuringCommit,
     AfterCommit,
+    /// Documents are acknowledged, and nothing of it is committed.
+    DocumentsSent,
     SwapLoaded,
     SwapRecorded,
     SwapPublished,
@@ -27,6 +29,8 @@ pub(crate) enum Sabotage {
     OffsetsOutside,
     /// Go on with what was read before the way back.
     KeepStale,
+    /// Commit offsets without waiting for documents.
+    CommitBeforeDocuments,
 }
 
 #[cfg(not(feature = "chaos"))]
@@ -97,6 +101,7 @@ mod armed {
             Point::AfterOffsetsSent => "after-offsets-sent",
             Point::DuringCommit => "during-commit",
             Point::AfterCommit => "after-commit",
+            Point::DocumentsSent => "documents-sent",
             Point::SwapLoaded => "swap-loaded",
             Point::SwapRecorded => "swap-recorded",
             Point::SwapPublished => "swap-published",
@@ -142,6 +147,7 @@ mod armed {
             Sabotage::NoRewind => "no-rewind",
             Sabotage::OffsetsOutside => "offsets-outside",
             Sabotage::KeepStale => "keep-stale",
+            Sabotage::CommitBeforeDocuments => "commit-before-documents",
         };
         chaos().sabotage == wanted
     }

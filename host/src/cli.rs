@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::dlq::Usage;
+use crate::external::Clients;
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
 use crate::plugin::runtime::Runtime;
@@ -204,6 +205,7 @@ fn run(arguments: &Run) -> Result<()> {
     let options = Options {
         until_caught_up: arguments.until_caught_up,
         embedded: false,
+        clients: Clients::new(&pipeline)?,
         shutdown_deadline: arguments.shutdown_deadline,
         store: Some(Arc::new(store)),
     };

@@ -6,14 +6,17 @@
 //! ignored. Nothing is started or connected; only `{file: PATH}` secrets are read. Whether plugin
 //! files exist is a step of its own, [`Pipeline::check_files`].
 
+mod elasticsearch;
 mod errors;
 mod faults;
 mod grants;
+mod index_name;
 mod interpolate;
 mod json;
 mod kafka;
 mod limits;
 mod model;
+mod outputs;
 mod pipeline;
 mod relations;
 mod secret;
@@ -26,13 +29,16 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+pub use elasticsearch::{BulkDelivery, Credentials, DocumentAction, DocumentId, Elasticsearch, IndexOutput, Versions};
 pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
+pub use index_name::IndexName;
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
 pub use model::{
     Admin, Batch, FaultPolicy, GrantedFolder, GrantedVariable, Grants, Guarantee, Input, Limits, NewTopic, OnFault,
-    Outputs, Pipeline, PluginConfig, PluginSource, PortOutput, Retry, Share, Stage, Start, Swap, Topics,
+    Pipeline, PluginConfig, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
 };
+pub use outputs::{Outputs, PortOutput, Target};
 pub use secret::Secret;
 
 use section::{Context, Field};

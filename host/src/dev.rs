@@ -6,12 +6,16 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use crate::config::{At, Clients, Guarantee, KafkaProperty, KafkaValue, Pipeline, Topics};
+use crate::elasticsearch::Client;
+use crate::elasticsearch::memory::Memory;
+use crate::external;
 use crate::fixture::{self, Fixture};
 use crate::kafka::embedded::{self, Embedded, Output};
 use crate::pipeline::{self, Options};
@@ -114,9 +118,13 @@ pub(crate) async fn run(
     wishes: &Wishes,
     out: &mut impl Write,
 ) -> Result<()> {
+    let memory = Arc::<Memory>::default();
     let options = Options {
         until_caught_up: true,
         embedded: true,
+        clients: external::Clients {
+            elasticsearch: Some(Arc::new(Client::Memory(Arc::clone(&memory)))),
+        },
         shutdown_deadline: Duration::from_secs(10),
         store: None,
     };
@@ -138,6 +146,7 @@ pub(crate) async fn run(
     let ended = tokio::task::spawn_blocking(move || running.shut_down(options.shutdown_deadline));
     ended.await.context("shut down")??;
     show(pipeline, &broker, wishes.show, out)?;
+    show_documents(&memory, wishes.show, out)?;
     let rate = HumanCount((total as f64 / took.as_secs_f64()) as u64);
     writeln!(
         out,
@@ -196,6 +205,30 @@ fn show(pipeline: &Pipeline, broker: &Embedded, limit: usize, out: &mut impl Wri
         list(&records, limit, out, rejected)?;
     }
     writeln!(out)?;
+    Ok(())
+}
+
+/// Shows what the indices would hold.
+fn show_documents(memory: &Memory, limit: usize, out: &mut impl Write) -> Result<()> {
+    for (index, documents) in memory.contents() {
+        let count = documents.len();
+        writeln!(
+            out,
+            "index {index} (in memory, not Elasticsearch): {} documents",
+            HumanCount(count as u64)
+        )?;
+        for (id, document) in documents.iter().take(limit) {
+            writeln!(out, "  {id}  {document}")?;
+        }
+        if count > limit {
+            writeln!(
+                out,
+                "  ... and {} more (`--show N`)",
+                HumanCount((count - limit) as u64)
+            )?;
+        }
+        writeln!(out)?;
+    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::plugin::instance::Executor;
 use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
 use crate::reply::Checked;
-use crate::route::{Bytes, Routes};
+use crate::route::{Bytes, Routes, Way};
 
 /// A plugin file: loaded, and described if it can be.
 pub fn plugin_file(bytes: &[u8]) {
@@ -67,7 +67,7 @@ pub fn replies(bytes: &[u8]) {
     let Ok(checked) = Checked::new(answer, expected, &PORTS, &Limits::patient().answer) else {
         return;
     };
-    let routes = Routes::new(vec![0, 1, 2], Vec::new());
+    let routes = Routes::new(vec![Way::Topic(0), Way::Exit(0), Way::Exit(1)], Vec::new());
     for index in 0..checked.len() {
         let verdict = checked.verdict(index);
         for delivery in routes.deliveries(&checked, &verdict) {
@@ -88,6 +88,10 @@ pub fn replies(bytes: &[u8]) {
                 longest <= data_len,
                 "a part of {longest} bytes of an answer of {data_len}"
             );
+        }
+        for (number, export) in routes.exports(&checked, &verdict, None, None).enumerate() {
+            let longest = export.key.into_iter().chain(export.value).map(<[u8]>::len).max();
+            assert!(export.number == number && longest.unwrap_or(0) <= data_len);
         }
     }
 }

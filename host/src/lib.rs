@@ -4,7 +4,7 @@
 //! (`batch`) and packed (`pack`), the plugin is called (`plugin`) and its answer checked (`reply`), each verdict is routed
 //! (`route`) or becomes a dead letter (`dead_letter`), and what comes out is written together with the offsets (`sink`). What a
 //! failing call leaves is taken apart in `work`, a record that the broker refuses is found by `refusal`, and `positions` knows what may
-//! be committed. Around it: `config` reads the pipeline file, `prepare` proves that plugins fit it, `pipeline` runs it.
+//! be committed. What goes to no topic goes first, through `external`, to `elasticsearch`. Around it: `config` reads the pipeline file, `prepare` proves that plugins fit it, `pipeline` runs it.
 
 pub mod cli;
 pub mod config;
@@ -34,6 +34,9 @@ pub(crate) mod fault;
 pub(crate) mod refusal;
 pub(crate) mod route;
 pub(crate) mod sink;
+
+pub(crate) mod elasticsearch;
+pub(crate) mod external;
 
 pub(crate) mod control;
 pub(crate) mod http;

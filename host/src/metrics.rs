@@ -3,6 +3,7 @@
 //! Counters count what the host did, work that was rolled back and repeated included; what was delivered is in the topics. A worker
 //! holds its counters directly, so that counting a batch takes no lock and no look-up. The README lists the names.
 
+mod exits;
 mod plugin;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::fault::Kind;
 
+pub(crate) use exits::ExitMetrics;
+use exits::Exits;
 pub(crate) use plugin::PluginMetrics;
 
 /// Seconds that only grow.
@@ -119,6 +122,7 @@ pub(crate) struct Metrics {
     lag: Family<OfPartition, Gauge>,
     call_seconds: Family<OfStage, Histogram, SecondsBuckets>,
     commit_seconds: Family<OfStage, Histogram, SecondsBuckets>,
+    exits: Exits,
     plugin_counters: Family<OfPlugin, Counter>,
     plugin_gauges: Family<OfPlugin, Value>,
     plugin_histograms: Family<OfPlugin, Histogram, PluginBuckets>,
@@ -196,6 +200,7 @@ impl Metrics {
             "Time of one commit",
             Family::new_with_constructor(SecondsBuckets),
         );
+        let exits = Exits::new(r);
         let plugin_counters = family(r, "plugin_counter", "Counters of the plugin's own");
         let plugin_gauges = family(r, "plugin_gauge", "Gauges of the plugin's own");
         let plugin_histograms = told(
@@ -233,6 +238,7 @@ impl Metrics {
             lag,
             call_seconds,
             commit_seconds,
+            exits,
             plugin_counters,
             plugin_gauges,
             plugin_histograms,
@@ -266,6 +272,8 @@ impl Metrics {
             call_seconds: self.call_seconds.get_or_create_owned(&of_stage),
             commit_seconds: self.commit_seconds.get_or_create_owned(&of_stage),
             replies: REPLY_KINDS.map(|kind| self.of_kind(&self.replies, stage, kind)),
+            pending_records: self.exits.pending_records.get_or_create_owned(&of_stage),
+            pending_bytes: self.exits.pending_bytes.get_or_create_owned(&of_stage),
             skipped: Kind::ALL.map(|kind| self.of_kind(&self.skipped, stage, kind.as_str())),
             runs: Arc::default(),
             dead_letters: Kind::ALL.map(|kind| self.of_kind(&self.dead_letters, stage, kind.as_str())),
@@ -300,6 +308,8 @@ pub(crate) struct StageMetrics {
     pub(crate) call_seconds: Histogram,
     pub(crate) commit_seconds: Histogram,
     pub(crate) replies: [Counter; 5],
+    pending_records: Gauge,
+    pending_bytes: Gauge,
     dead_letters: [Counter; 7],
     skipped: [Counter; 7],
     /// The version that is shown as the one that runs.
@@ -362,6 +372,13 @@ impl StageMetrics {
     /// `kind`: assigned, revoked, lost.
     pub(crate) fn rebalance(&self, kind: &str) {
         self.all.of_kind(&self.all.rebalances, &self.stage, kind).inc();
+    }
+
+    /// What waits at one worker has changed, in records and bytes.
+    pub(crate) fn pending(&self, before: (usize, usize), after: (usize, usize)) {
+        let change = |before: usize, after: usize| after as i64 - before as i64;
+        self.pending_records.inc_by(change(before.0, after.0));
+        self.pending_bytes.inc_by(change(before.1, after.1));
     }
 
     pub(crate) fn set_lag(&self, topic: &str, partition: i32, records: i64) {

@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::runtime::Handle;
 
 use crate::config::Pipeline;
 use crate::control::Control;
+use crate::external::Clients;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::prepare::Ready;
@@ -37,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) until_caught_up: bool,
     /// The broker is the one of `dev`.
     pub(crate) embedded: bool,
+    /// What outputs that are no topics go through.
+    pub(crate) clients: Clients,
     /// How long workers may take to finish after they were told to stop.
     pub(crate) shutdown_deadline: Duration,
     /// Where versions of plugins are kept. None: nothing is kept, and nothing is swapped.
@@ -84,6 +88,9 @@ pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Opt
         partitions,
         message_limit,
         store: options.store.clone(),
+        clients: options.clients.clone(),
+        runtime: Handle::current(),
+        shutdown_deadline: options.shutdown_deadline,
     });
     let written: BTreeSet<String> = stages
         .iter()

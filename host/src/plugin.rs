@@ -28,9 +28,7 @@ pub(crate) mod contract {
     });
 
     pub(crate) use self::exports::wasmill::plugin::process::{Batch, Description, Replies};
-    #[cfg(any(test, feature = "fuzz"))]
-    pub(crate) use self::wasmill::plugin::types::{Action, Document};
     pub(crate) use self::wasmill::plugin::types::{
-        Emission, Entry, Header, HeadersOut, Message, Part, Parts, Port, PortKind, Reply, Span,
+        Action, Document, Emission, Entry, Header, HeadersOut, Message, Part, Parts, Port, PortKind, Reply, Span,
     };
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::build;
-use crate::config::{ConfigError, ConfigErrors, Guarantee, Outputs, Pipeline, PluginSource, Stage, suggestion};
+use crate::config::{ConfigError, ConfigErrors, Guarantee, Outputs, Pipeline, PluginSource, Stage, Target, suggestion};
+use crate::external::Exit;
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 use crate::plugin::component::{self, Binary, Plugin, Wanted};
@@ -22,7 +23,7 @@ use crate::plugin::grants::Grants;
 use crate::plugin::instance::{Executor, Instance};
 use crate::plugin::limits::Limits;
 use crate::plugin::runtime::Runtime;
-use crate::route::Routes;
+use crate::route::{Routes, Way};
 use crate::swap::store::Store;
 use crate::version::Trial;
 
@@ -42,6 +43,8 @@ pub(crate) struct Place {
     pub(crate) stage: Stage,
     /// The topics that the stage writes, each once; the last is the dead-letter topic.
     pub(crate) destinations: Vec<String>,
+    /// Its outputs that are no topics, in the order of the file.
+    pub(crate) exits: Vec<Exit>,
     wall_max: Duration,
     runtime: Arc<Runtime>,
 }
@@ -102,6 +105,7 @@ impl Place {
         Self {
             stage: stage.clone(),
             destinations: destinations(stage),
+            exits: Exit::all(stage),
             wall_max: wall_max(pipeline, stage),
             runtime: Arc::clone(runtime),
         }
@@ -197,33 +201,26 @@ fn wall_max(pipeline: &Pipeline, stage: &Stage) -> Duration {
     most * 3 / 4
 }
 
-/// Binds every port to a topic; none where a mistake was found.
+/// Binds every port to what the file says; none where a mistake was found.
 fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut Vec<ConfigError>) -> Option<Routes> {
     let ports = &plugin.description.ports;
     let name = &plugin.description.name;
     let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
     let listed = names.join(", ");
     let before = mistakes.len();
-    if let Some(port) = ports.iter().find(|port| port.kind == PortKind::Document) {
-        let text = format!(
-            "port `{}` of plugin `{name}` gives documents; Elasticsearch outputs are not there yet in this version of wasmill",
-            port.name
-        );
-        mistakes.push(stage.error(stage.plugin.at, text));
-    }
-    let mut topics: Vec<Option<&String>> = vec![None; ports.len()];
+    let mut targets: Vec<Option<&Target>> = vec![None; ports.len()];
     match &stage.outputs {
-        Outputs::Single(topic) if ports.len() == 1 => topics[0] = Some(&topic.value),
-        Outputs::Single(topic) => {
+        Outputs::Single(target) if ports.len() == 1 => targets[0] = Some(target),
+        Outputs::Single(target) => {
             let text = format!(
                 "`output` is for plugins with one port; plugin `{name}` has {listed}: write `outputs: {{PORT: TOPIC, ..}}`"
             );
-            mistakes.push(stage.error(topic.at, text));
+            mistakes.push(stage.error(target.at(), text));
         }
         Outputs::ByPort(outputs) => {
             for output in outputs {
                 match plugin.port(&output.port) {
-                    Some(port) => topics[port] = Some(&output.topic.value),
+                    Some(port) => targets[port] = Some(&output.target),
                     None => {
                         let allowed = allowed(&output.port, &names);
                         let text = format!("port `{}` is not one of plugin `{name}`{allowed}", output.port.value);
@@ -231,19 +228,40 @@ fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut 
                     }
                 }
             }
-            for (port, topic) in names.iter().zip(&topics) {
-                if topic.is_none() {
-                    let text = format!("port `{port}` of plugin `{name}` is bound to no topic; add it to `outputs`");
+            for (port, target) in names.iter().zip(&targets) {
+                if target.is_none() {
+                    let text = format!("port `{port}` of plugin `{name}` is bound to nothing; add it to `outputs`");
                     mistakes.push(stage.error(stage.name.at, text));
                 }
             }
         }
     }
+    for (port, target) in ports.iter().zip(&targets) {
+        if let (PortKind::Document, Some(Target::Topic(topic))) = (port.kind, target) {
+            let text = format!(
+                "port `{}` of plugin `{name}` gives documents, and `{}` is a topic; bind it to {{elasticsearch: {{index: ..}}}}",
+                port.name, topic.value
+            );
+            mistakes.push(stage.error(topic.at, text));
+        }
+    }
     if mistakes.len() > before {
         return None;
     }
-    let place = |topic: &String| destinations.iter().position(|known| known == topic);
-    let by_port: Option<Vec<usize>> = topics.into_iter().map(|topic| place(topic?)).collect();
+    let exits: Vec<&Target> = stage
+        .outputs
+        .targets()
+        .filter(|target| !matches!(target, Target::Topic(_)))
+        .collect();
+    let way = |target: &Target| match target {
+        Target::Topic(topic) => destinations
+            .iter()
+            .position(|known| *known == topic.value)
+            .map(Way::Topic),
+        // Exits are listed in the order of the file.
+        exit => exits.iter().position(|known| std::ptr::eq(*known, exit)).map(Way::Exit),
+    };
+    let by_port: Option<Vec<Way>> = targets.into_iter().map(|target| way(target?)).collect();
     let stamp = match stage.stamp {
         true => vec![
             ("wasmill.plugin", name.clone()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::external::Health;
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::lag::Lag;
 
@@ -125,6 +126,8 @@ pub(crate) struct StageStatus {
     stopping: Mutex<Arc<AtomicBool>>,
     will: Mutex<Will>,
     lag: Mutex<Vec<Lag>>,
+    /// Outputs that are no topics.
+    outputs: Mutex<Vec<Arc<Health>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -142,6 +145,7 @@ impl StageStatus {
             stopping: Mutex::default(),
             will: Mutex::default(),
             lag: Mutex::default(),
+            outputs: Mutex::default(),
         })
     }
 
@@ -228,6 +232,10 @@ impl StageStatus {
         *locked(&self.lag) = lag;
     }
 
+    pub(crate) fn set_outputs(&self, outputs: Vec<Arc<Health>>) {
+        *locked(&self.outputs) = outputs;
+    }
+
     fn is_running(&self) -> bool {
         self.all_are(WorkerState::Running)
     }
@@ -279,6 +287,7 @@ impl StageStatus {
             "plugin": *locked(&self.plugin),
             "refused": *locked(&self.refused),
             "workers": workers,
+            "outputs": locked(&self.outputs).iter().map(|health| health.report()).collect::<Vec<_>>(),
             // Null until the brokers have been asked for the first time.
             "lag_records": (!lag.is_empty()).then(|| lag.iter().map(Lag::records).sum::<i64>()),
             "lag": lag,

@@ -3,6 +3,7 @@
 //! A call that faults is repeated in halves until the poisonous record is alone. Parts are done strictly in order, one call at a time, so
 //! that the worker can commit and serve the group between any two. Pure: no clock of its own, no I/O.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -10,7 +11,10 @@ use crate::config::Retry;
 
 /// What is left of a batch. `T` is a record.
 pub(crate) struct Work<T> {
-    records: Vec<T>,
+    /// Those that are not done; never written to, so that they lie in one piece.
+    records: VecDeque<T>,
+    /// How many were done before them.
+    done: usize,
     /// Parts still to be called, the next one last.
     parts: Vec<Range<usize>>,
     /// Repetitions that the first record of the next part has asked for.
@@ -23,7 +27,8 @@ impl<T> Work<T> {
         let whole = 0..records.len();
         Self {
             parts: if records.is_empty() { Vec::new() } else { vec![whole] },
-            records,
+            records: records.into(),
+            done: 0,
             retries: 0,
             held_until: None,
         }
@@ -31,7 +36,9 @@ impl<T> Work<T> {
 
     /// The part to call next; none when the batch is done.
     pub(crate) fn part(&self) -> Option<&[T]> {
-        self.parts.last().map(|part| &self.records[part.clone()])
+        let part = self.parts.last()?;
+        let (records, _) = self.records.as_slices();
+        records.get(part.start - self.done..part.end - self.done)
     }
 
     /// The next part is not called before this.
@@ -50,12 +57,29 @@ impl<T> Work<T> {
             self.retries = 0;
             self.held_until = None;
         }
+        self.records.drain(..count.min(self.records.len()));
+        self.done += count;
+        self.shorten(count);
+    }
+
+    fn shorten(&mut self, count: usize) {
         if let Some(part) = self.parts.last_mut() {
             part.start += count;
             if part.start >= part.end {
                 self.parts.pop();
             }
         }
+    }
+
+    /// Takes the first record of the next part, which is done with here.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.parts.last()?;
+        let record = self.records.pop_front()?;
+        self.retries = 0;
+        self.held_until = None;
+        self.done += 1;
+        self.shorten(1);
+        Some(record)
     }
 
     /// The call of the next part failed: calls its halves instead. False: it has one record only.

@@ -5,9 +5,11 @@
 //! transaction is aborted, every partition goes back to its committed offset, and the records come again. The group is served between any two calls.
 
 mod burial;
+mod call;
 pub(crate) mod delivery;
 mod group;
 mod recovery;
+mod sending;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::assignment::{Assignment, Slot};
 use crate::batch::{Batcher, Bounds};
 use crate::breaker::Breaker;
 use crate::config::{OnFault, Start};
+use crate::external::Exits;
 use crate::fault::{Fault, Kind};
 use crate::kafka::consumer::{Consumer, TopicPartition};
 use crate::kafka::ffi::Message;
@@ -28,7 +31,6 @@ use crate::pack::{self, Packer};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
 use crate::refusal::Halving;
-use crate::reply::Checked;
 use crate::sink::{Failure, Sink};
 use crate::status::WorkerStatus;
 use crate::topics::ReplayTopic;
@@ -51,6 +53,8 @@ const FENCED_WITHIN: Duration = Duration::from_secs(60);
 const INSTANCE_TRIES_MAX: u32 = 3;
 /// The most that the outputs of one record may come to; a plugin can name the same bytes again and again.
 const RECORD_OUTPUT_BYTES_MAX: usize = TRANSACTION_BYTES_MAX;
+/// How long requests that are in flight are waited for at the end; what was not committed comes again.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(2);
 
 /// What a worker needs to know of its stage.
 #[derive(Clone)]
@@ -68,6 +72,10 @@ pub(crate) struct Task {
     pub(crate) current: Arc<Current<Version>>,
     /// Place of the dead-letter topic in the list of destinations.
     pub(crate) dead_letters: usize,
+    /// How long partitions that are taken away are held for outputs that have not acknowledged what was sent.
+    pub(crate) revoke_wait: Duration,
+    /// How long the end waits for the same.
+    pub(crate) drain: Duration,
     /// Set when the worker has to finish.
     pub(crate) stop: Arc<AtomicBool>,
 }
@@ -76,6 +84,15 @@ pub(crate) struct Task {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Held(pub(crate) String);
+
+/// A record that failed.
+struct Place<'a> {
+    slot: Slot,
+    partition: &'a TopicPartition,
+    message: &'a Message,
+    /// The calls in which it was alone or asked for another try.
+    attempts: u32,
+}
 
 /// The record that the broker refuses whatever the plugin makes of it.
 struct Condemned {
@@ -101,6 +118,8 @@ pub(crate) struct Worker {
     task: Task,
     // Messages keep the consumer alive: what holds them is dropped before it.
     work: Option<(Slot, Work<Message>)>,
+    /// There where the stage has outputs that are no topics.
+    outgoing: Option<sending::Outgoing>,
     batcher: Batcher<Slot, Message>,
     read: Vec<Message>,
     consumer: Consumer,
@@ -141,6 +160,7 @@ impl Worker {
         task: Task,
         consumer: Consumer,
         sink: Sink,
+        exits: Option<Exits>,
         metrics: StageMetrics,
         status: Arc<WorkerStatus>,
     ) -> Result<Self> {
@@ -148,6 +168,7 @@ impl Worker {
         let plugin = &publication.version.plugin;
         Ok(Self {
             work: None,
+            outgoing: exits.map(sending::Outgoing::new),
             batcher: Batcher::new(task.bounds),
             read: Vec::new(),
             consumer,
@@ -183,7 +204,7 @@ impl Worker {
     /// # Errors
     /// What only a person can mend. Nothing that was committed is lost, nothing that was not is visible.
     pub(crate) fn run(mut self) -> Result<()> {
-        let ended = self.run_until_stopped();
+        let ended = self.run_until_stopped().and_then(|()| self.drain());
         let committed = match ended {
             Ok(()) => self.commit().map_err(|failure| self.give_up(failure)),
             Err(_) => Ok(()),
@@ -197,6 +218,11 @@ impl Worker {
         }
         if self.sink.began().is_some() {
             self.sink.abandon(&Failure::Abort("the worker ends".to_owned()));
+        }
+        if let Some(mut outgoing) = self.outgoing.take() {
+            outgoing.pending.clear();
+            outgoing.tell(&self.metrics);
+            outgoing.exits.end(IN_FLIGHT_WAIT);
         }
         self.status.ended();
         ended
@@ -217,6 +243,17 @@ impl Worker {
             self.serve_group()?;
             if !self.in_sync()? {
                 std::thread::sleep(PAUSE);
+                continue;
+            }
+            let wait = if self.has_room() { Duration::ZERO } else { POLL };
+            if let Err(failure) = self.settle(wait) {
+                self.give_up(failure)?;
+                continue;
+            }
+            if !self.has_room() {
+                if let Err(failure) = self.commit_if_due() {
+                    self.give_up(failure)?;
+                }
                 continue;
             }
             self.gather();
@@ -259,7 +296,8 @@ impl Worker {
         // Also where no record comes: what is published runs, and what ran before is given up.
         self.follow_version();
         let until = [self.batcher.due(), self.commit_due()].into_iter().flatten().min();
-        let wait = until.map_or(POLL, |until| until.saturating_duration_since(now).min(POLL));
+        let longest = if self.is_waiting() { sending::RECEIPT_POLL } else { POLL };
+        let wait = until.map_or(longest, |until| until.saturating_duration_since(now).min(longest));
         let mut read = std::mem::take(&mut self.read);
         let arrived = self.consumer.read(&mut read, self.task.bounds.records_max, wait);
         let now = Instant::now();
@@ -388,6 +426,7 @@ impl Worker {
             }
         };
         match called {
+            Ok(checked) if self.outgoing.is_some() => self.hand_out(slot, partition, work, checked),
             Ok(checked) => self.deliver(slot, partition, work, &checked),
             Err(fault) => {
                 self.metrics.fault(fault.kind).inc();
@@ -398,61 +437,12 @@ impl Worker {
                 if work.halve() {
                     return Ok(());
                 }
-                self.fail(slot, partition, work, &fault)
+                if self.outgoing.is_some() {
+                    self.keep_failed(slot, partition, work, fault);
+                    return Ok(());
+                }
+                self.fail_first(slot, partition, work, &fault, true)
             }
         }
-    }
-
-    /// Makes and configures an instance. That it cannot be done is no record's fault: `configure` has passed when the stage started.
-    fn fresh_instance(&mut self) -> Result<Instance, Failure> {
-        let mut tries = 0;
-        loop {
-            self.metrics.instances.inc();
-            let version = &self.publication.version;
-            let made = Instance::new(
-                Arc::clone(&version.plugin),
-                Arc::clone(&self.executor),
-                Arc::clone(&version.metrics),
-            );
-            match made {
-                Ok(instance) => return Ok(instance),
-                Err(fault) if tries == INSTANCE_TRIES_MAX && self.publication.is_on_trial() => {
-                    self.roll_back(&fault)?;
-                    return Err(Failure::Stop(fault.message));
-                }
-                Err(fault) if tries == INSTANCE_TRIES_MAX => {
-                    let text = format!(
-                        "no instance of the plugin can be made any more ({}): {fault}",
-                        fault.kind
-                    );
-                    return Err(Failure::Stop(text));
-                }
-                Err(fault) => {
-                    tracing::warn!(stage = self.task.stage, %fault, "making an instance failed, trying again")
-                }
-            }
-            tries += 1;
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    /// Calls the plugin with records of one partition. After a fault the instance is gone.
-    fn call(&mut self, mut instance: Instance, partition: &TopicPartition, part: &[Message]) -> Result<Checked, Fault> {
-        let began = Instant::now();
-        let batch = self.packer.pack(&partition.topic, partition.partition, part);
-        self.metrics.batches.inc();
-        self.metrics.records_in.inc_by(batch.entries.len() as u64);
-        self.metrics.bytes_in.inc_by(batch.data.len() as u64);
-        let answered = instance.process(batch);
-        self.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
-        let version = &self.publication.version;
-        let limits = &version.plugin.limits.answer;
-        let checked = Checked::new(answered?, part.len(), &self.ports, limits)
-            .inspect_err(|fault| version.metrics.hit(fault.limit))?;
-        self.metrics
-            .memory
-            .set(i64::try_from(instance.memory_bytes()).unwrap_or(i64::MAX));
-        self.instance = Some(instance);
-        Ok(checked)
     }
 }

@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::elasticsearch::Elasticsearch;
 use super::errors::{At, ConfigError, ConfigErrors, Location};
 use super::kafka::Kafka;
+use super::outputs::Outputs;
 use super::secret::Secret;
 
 /// One pipeline file.
@@ -26,6 +28,8 @@ pub struct Pipeline {
     pub instance: Option<At<String>>,
     /// The clients' properties.
     pub kafka: Kafka,
+    /// Where Elasticsearch is; there when an output writes documents, but for `dev`.
+    pub elasticsearch: Option<Elasticsearch>,
     /// The HTTP listener; without it there is none.
     pub admin: Option<Admin>,
     /// What happens to topics that do not exist.
@@ -286,35 +290,6 @@ impl PluginConfig {
             }
         }
     }
-}
-
-/// Where a stage's ports lead.
-#[derive(Clone, Debug)]
-pub enum Outputs {
-    /// `output: TOPIC`: the topic of the plugin's only port.
-    Single(At<String>),
-    /// `outputs: {PORT: TOPIC}`: each port's topic, in the order of the file.
-    ByPort(Vec<PortOutput>),
-}
-
-impl Outputs {
-    /// Every topic that is written to, in the order of the file.
-    pub fn topics(&self) -> impl Iterator<Item = &At<String>> {
-        let (single, by_port) = match self {
-            Self::Single(topic) => (Some(topic), [].as_slice()),
-            Self::ByPort(ports) => (None, ports.as_slice()),
-        };
-        single.into_iter().chain(by_port.iter().map(|output| &output.topic))
-    }
-}
-
-/// One port and its topic.
-#[derive(Clone, Debug)]
-pub struct PortOutput {
-    /// The port's name, with the place of the key.
-    pub port: At<String>,
-    /// The topic.
-    pub topic: At<String>,
 }
 
 /// What happens to a record that fails.

@@ -9,11 +9,20 @@ use super::model::{Admin, NewTopic, Pipeline, Shape, Stage, Topics};
 use super::section::{Field, Keys, Section};
 use super::values::{self, integer};
 use super::yaml::Key;
-use super::{Broker, kafka, relations, secret, stage};
+use super::{Broker, elasticsearch, kafka, relations, secret, stage};
 
 const PIPELINE: Keys = Keys {
-    allowed: &["app", "instance", "kafka", "admin", "topics", "state", "stages"],
-    later: &["elasticsearch", "ingest", "trust", "tables"],
+    allowed: &[
+        "app",
+        "instance",
+        "kafka",
+        "elasticsearch",
+        "admin",
+        "topics",
+        "state",
+        "stages",
+    ],
+    later: &["ingest", "trust", "tables"],
 };
 const ADMIN: Keys = Keys {
     allowed: &["listen", "token"],
@@ -49,6 +58,9 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
         _ => Some(None),
     };
     let kafka = kafka::read(&section, broker);
+    let elasticsearch = section
+        .get("elasticsearch")
+        .map_or(Some(None), |field| elasticsearch::read(&field).map(Some));
     let admin = section.get("admin").map_or(Some(None), |field| admin(&field).map(Some));
     let topics = section
         .get("topics")
@@ -68,12 +80,16 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
         &stages,
         kafka.as_ref(),
     );
+    if broker == Broker::Configured && section.get("elasticsearch").is_none() {
+        relations::elasticsearch_is_missing(root, &stages);
+    }
     let file = file.to_owned();
     Some(Pipeline {
         file,
         app: app?,
         instance: instance?,
         kafka: kafka?,
+        elasticsearch: elasticsearch?,
         admin: admin?,
         topics: topics?,
         state_dir: state_dir?,

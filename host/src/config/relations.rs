@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::elasticsearch::{IndexOutput, Versions};
 use super::errors::{At, Location};
 use super::kafka::Kafka;
 use super::model::{Guarantee, Stage};
@@ -30,7 +31,7 @@ pub(super) fn check(root: &Field<'_>, app: Option<&str>, stages: &[Stage], kafka
             let message = format!("`group`: stage `{other}` has group `{group}` already; each stage needs its own");
             report(stage, stage.group.at, message);
         }
-        for (at, message) in topic_mistakes(stage) {
+        for (at, message) in topic_mistakes(stage).into_iter().chain(index_mistakes(stage)) {
             report(stage, at, message);
         }
     }
@@ -52,6 +53,19 @@ pub(super) fn check(root: &Field<'_>, app: Option<&str>, stages: &[Stage], kafka
     }
     if stages.iter().any(is_transactional) {
         timeout_mistakes(root, kafka);
+    }
+}
+
+/// Reports outputs that write documents where the file does not say where Elasticsearch is.
+pub(super) fn elasticsearch_is_missing(root: &Field<'_>, stages: &[Stage]) {
+    for stage in stages {
+        for output in stage.outputs.indices() {
+            let message = format!(
+                "stage `{}`: it writes documents, and the file does not say where Elasticsearch is; add `elasticsearch: {{url: ..}}` at its top",
+                stage.name.value
+            );
+            root.report(output.at, message);
+        }
     }
 }
 
@@ -84,6 +98,32 @@ fn topic_mistakes(stage: &Stage) -> Vec<Mistake> {
              set `on-fault: {{dead-letter: TOPIC}}`"
         );
         mistakes.push((*at, message));
+    }
+    mistakes
+}
+
+/// Versions are made of offsets, so only one topic may give them; and documents of one index share their lanes.
+fn index_mistakes(stage: &Stage) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let outputs: Vec<_> = stage.outputs.indices().collect();
+    for (index, output) in outputs.iter().enumerate() {
+        if let Some(versions) = output.versions.filter(|versions| versions.value == Versions::External)
+            && stage.input.topics.len() > 1
+        {
+            let message = "`versions: external`: versions are made of a record's offset, and the stage has several input topics, \
+                           whose offsets say nothing of each other; allowed: one input topic, or `versions: none`";
+            mistakes.push((versions.at, message.to_owned()));
+        }
+        let same = |other: &&&IndexOutput| other.index.value == output.index.value;
+        if let Some(other) = outputs[..index].iter().find(same)
+            && other.delivery != output.delivery
+        {
+            let message = format!(
+                "index `{}` is written by another port of the stage with other values of `bulk`, `lanes` or `timeout`; give both the same",
+                output.index.value
+            );
+            mistakes.push((output.at, message));
+        }
     }
     mistakes
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::errors::{At, Location, quoted};
 use super::grants;
 use super::limits;
-use super::model::{Batch, Guarantee, Input, Outputs, PluginConfig, PluginSource, PortOutput, Stage, Start};
-use super::section::{Field, Keys, Section, not_there_yet};
+use super::model::{Batch, Guarantee, Input, PluginConfig, PluginSource, Stage, Start};
+use super::outputs::{Outputs, PortOutput, Target};
+use super::section::{Field, Keys, Section};
 use super::values::{self, duration, integer, size};
 use super::yaml::Key;
-use super::{faults, json};
+use super::{elasticsearch, faults, json};
 
 const STAGE: Keys = Keys {
     allowed: &[
@@ -48,7 +49,10 @@ const BATCH: Keys = Keys {
 };
 
 /// The kinds of output that are no topic.
-const OUTPUTS_LATER: [&str; 3] = ["elasticsearch", "webhook", "smtp"];
+const TARGET: Keys = Keys {
+    allowed: &["elasticsearch"],
+    later: &["webhook", "smtp"],
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -209,7 +213,7 @@ fn outputs(section: &Section<'_>) -> Option<Outputs> {
         ),
         (None, None) => section.missing(
             "output",
-            "a topic; or `outputs: {PORT: TOPIC}`, which may be `{}` for a plugin without ports",
+            "a topic or {elasticsearch: {index: ..}}; or `outputs: {PORT: TOPIC}`, which may be `{}` for a plugin without ports",
         ),
     }
 }
@@ -224,26 +228,27 @@ fn ports(field: &Field<'_>) -> Option<Outputs> {
         let port = At::new(key.scalar.text.clone(), key.at);
         Some(PortOutput {
             port,
-            topic: target(&field)?,
+            target: target(&field)?,
         })
     };
     let ports: Vec<PortOutput> = entries.into_iter().filter_map(output).collect();
     (ports.len() == count).then_some(Outputs::ByPort(ports))
 }
 
-/// The topic that a port leads to.
-fn target(field: &Field<'_>) -> Option<At<String>> {
+/// Where a port leads.
+fn target(field: &Field<'_>) -> Option<Target> {
     if !field.is_map() {
-        return values::topic(field);
+        return values::topic(field).map(Target::Topic);
     }
     let entries = field.entries()?;
-    match entries
-        .iter()
-        .find(|(key, _)| OUTPUTS_LATER.contains(&key.scalar.text.as_str()))
-    {
-        Some((key, _)) => field.fail_at(key.at, not_there_yet(&key.scalar.text)),
-        None => field.wrong_kind("a topic (`outputs: {PORT: TOPIC}` gives each port its own)"),
+    let known = |name: &str| TARGET.allowed.contains(&name) || TARGET.later.contains(&name);
+    if !entries.iter().any(|(key, _)| known(&key.scalar.text)) {
+        return field
+            .wrong_kind("a topic or {elasticsearch: {index: ..}} (`outputs: {PORT: TOPIC}` gives each port its own)");
     }
+    let section = field.section(&TARGET)?;
+    let output = elasticsearch::output(&section.get("elasticsearch")?)?;
+    Some(Target::Elasticsearch(Box::new(output)))
 }
 
 fn guarantee(field: &Field<'_>) -> Option<At<Guarantee>> {

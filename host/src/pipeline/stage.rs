@@ -9,14 +9,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use tokio::runtime::Handle;
 
 use super::caught_up::CaughtUp;
 use crate::batch::Bounds;
 use crate::config::{Guarantee as Promise, Pipeline, Stage};
+use crate::external::{Clients, Exits, Health};
 use crate::kafka::consumer::Consumer;
 use crate::kafka::lag::LagWatch;
 use crate::kafka::settings;
-use crate::metrics::StageMetrics;
+use crate::metrics::{ExitMetrics, StageMetrics};
 use crate::prepare::{Place, Prepared, Ready};
 use crate::sink::{Destination, Guarantee, Sink};
 use crate::status::StageStatus;
@@ -29,6 +31,11 @@ use crate::worker::{Held, Task, Worker};
 /// Keys stay with their partitions while workers come and go; for single-topic inputs.
 const ASSIGNOR: &str = "cooperative-sticky";
 
+/// A worker that loses partitions has a fifth of its session; half of that is for outputs, the rest for the commit.
+const REVOKE_SESSION_SHARE: u32 = 10;
+/// The part of the time to shut down in which outputs may still acknowledge; the rest is for the commit and for leaving the group.
+const DRAIN_SHARE: f64 = 0.6;
+
 /// What all stages of a process share.
 pub(super) struct Shared {
     pub(super) pipeline: Pipeline,
@@ -37,6 +44,10 @@ pub(super) struct Shared {
     /// The smallest `max.message.bytes` of the topics that are written.
     pub(super) message_limit: Option<u64>,
     pub(super) store: Option<Arc<Store>>,
+    pub(super) clients: Clients,
+    /// Where lanes of outputs run.
+    pub(super) runtime: Handle,
+    pub(super) shutdown_deadline: Duration,
 }
 
 /// A stage whose workers can be started.
@@ -49,6 +60,8 @@ pub(super) struct StageRun {
     current: Arc<Current<Version>>,
     replay: Arc<ReplayTopic>,
     metrics: StageMetrics,
+    /// How each group of its exits is.
+    healths: Vec<Arc<Health>>,
     pub(super) status: Arc<StageStatus>,
     workers: Vec<JoinHandle<Result<()>>>,
 }
@@ -127,6 +140,8 @@ impl StageRun {
         status.set_plugin(report);
         let current = Current::new(version, before, on_rollback(&shared, stage));
         let replay = ReplayTopic::of(&shared.pipeline, &place.stage, &shared.partitions);
+        let healths = healths(&place, &metrics);
+        status.set_outputs(healths.clone());
         Ok(Self {
             shared,
             place,
@@ -136,6 +151,7 @@ impl StageRun {
             is_file_unread: origin.is_file_unread,
             current,
             metrics,
+            healths,
             status,
             workers: Vec::new(),
         })
@@ -230,9 +246,27 @@ impl StageRun {
             on_fault: stage.on_fault.clone(),
             current: Arc::clone(&self.current),
             dead_letters: self.place.destinations.len() - 1,
+            revoke_wait: kafka.session_timeout() / REVOKE_SESSION_SHARE,
+            drain: shared.shutdown_deadline.mul_f64(DRAIN_SHARE),
             stop: Arc::clone(stop),
         };
-        Worker::new(task, consumer, sink, self.metrics.clone(), self.status.worker(number))
+        let exits = (!self.place.exits.is_empty()).then(|| {
+            Exits::start(
+                &self.place.exits,
+                &shared.clients,
+                &self.healths,
+                &self.metrics,
+                &shared.runtime,
+            )
+        });
+        Worker::new(
+            task,
+            consumer,
+            sink,
+            exits,
+            self.metrics.clone(),
+            self.status.worker(number),
+        )
     }
 
     /// Ends workers whose thread is over, and starts new ones where the stage is to run again.
@@ -333,6 +367,19 @@ impl StageRun {
         handle.context("start a lag watch")?;
         Ok(())
     }
+}
+
+/// How each group of a stage's exits is, in the order of their numbers.
+fn healths(place: &Place, metrics: &StageMetrics) -> Vec<Arc<Health>> {
+    let mut healths: Vec<Arc<Health>> = Vec::new();
+    for exit in &place.exits {
+        if exit.group == healths.len() {
+            let (stage, output) = (&place.stage.name.value, exit.name());
+            let blocked = ExitMetrics::new(metrics, &output).blocked();
+            healths.push(Health::new(stage, &output, blocked));
+        }
+    }
+    healths
 }
 
 /// Remembers a rollback before any worker runs the version before: a restart finds what the outputs came from.

@@ -5,10 +5,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Worker;
+use super::sending::origin_of;
+use super::{Place, Worker};
 use crate::assignment::Slot;
 use crate::config::FaultPolicy;
-use crate::dead_letter::{self, Culprit, Origin, Original};
+use crate::dead_letter::{self, Culprit};
 use crate::fault::Fault;
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::ffi::Message;
@@ -34,19 +35,8 @@ impl Worker {
         }
     }
 
-    /// The first record in hand failed.
-    pub(super) fn fail(
-        &mut self,
-        slot: Slot,
-        partition: &TopicPartition,
-        work: &mut Work<Message>,
-        fault: &Fault,
-    ) -> Result<(), Failure> {
-        self.fail_as(slot, partition, work, fault, true)
-    }
-
-    /// `whole`: a dead letter may hold the record itself.
-    fn fail_as(
+    /// The first record in hand failed, and is done with. `whole`: a dead letter may hold the record itself.
+    pub(super) fn fail_first(
         &mut self,
         slot: Slot,
         partition: &TopicPartition,
@@ -54,34 +44,52 @@ impl Worker {
         fault: &Fault,
         whole: bool,
     ) -> Result<(), Failure> {
-        let Some(offset) = work.part().and_then(<[Message]>::first).map(Message::offset) else {
+        let attempts = 1 + work.retries();
+        let Some(message) = work.part().and_then(<[Message]>::first) else {
             return Ok(());
         };
+        let place = Place {
+            slot,
+            partition,
+            message,
+            attempts,
+        };
+        self.fail_as(&place, fault, whole)?;
+        self.finish(slot, work);
+        Ok(())
+    }
+
+    /// A record failed; its position is still to be moved.
+    pub(super) fn fail(&mut self, place: &Place<'_>, fault: &Fault) -> Result<(), Failure> {
+        self.fail_as(place, fault, true)
+    }
+
+    fn fail_as(&mut self, place: &Place<'_>, fault: &Fault, whole: bool) -> Result<(), Failure> {
         self.tally.failed += 1;
         if self.publication.is_failing(self.tally) || self.task.current.is_rolled_back(self.publication.number) {
             self.roll_back(fault)?;
         }
-        let place = format!("{} partition {} offset {offset}", partition.topic, partition.partition);
+        let TopicPartition { topic, partition } = place.partition;
+        let position = format!("{topic} partition {partition} offset {}", place.message.offset());
         if let Some(breaker) = &mut self.breaker
             && breaker.failed()
         {
             let limit = self.task.on_fault.breaker.map_or(0, |share| share.failures);
             let text = format!(
-                "its breaker opened at {place}: more than {limit} records failed, this one by {}: {fault}; mend the cause and let it go on with `wasmill stage resume`",
+                "its breaker opened at {position}: more than {limit} records failed, this one by {}: {fault}; mend the cause and let it go on with `wasmill stage resume`",
                 fault.kind
             );
             return self.hold_stage(text);
         }
         match self.task.on_fault.policy.value {
-            FaultPolicy::DeadLetter => self.bury(slot, partition, work, fault, whole),
+            FaultPolicy::DeadLetter => self.bury(place, fault, whole),
             FaultPolicy::Skip => {
-                self.skip(fault, &place);
-                self.finish(slot, work);
+                self.skip(fault, &position);
                 Ok(())
             }
             FaultPolicy::Stop => {
                 let text = format!(
-                    "the record at {place} failed by {}: {fault}; by `on-fault: policy: stop` nothing behind it is read; swap the plugin or change the policy, and let it go on with `wasmill stage resume`",
+                    "the record at {position} failed by {}: {fault}; by `on-fault: policy: stop` nothing behind it is read; swap the plugin or change the policy, and let it go on with `wasmill stage resume`",
                     fault.kind
                 );
                 self.hold_stage(text)
@@ -132,30 +140,18 @@ impl Worker {
         };
     }
 
-    fn bury(
-        &mut self,
-        slot: Slot,
-        partition: &TopicPartition,
-        work: &mut Work<Message>,
-        fault: &Fault,
-        whole: bool,
-    ) -> Result<(), Failure> {
+    fn bury(&mut self, place: &Place<'_>, fault: &Fault, whole: bool) -> Result<(), Failure> {
         if self.is_full() {
             self.commit()?;
         }
-        let attempts = 1 + work.retries();
-        let Some(message) = work.part().and_then(<[Message]>::first) else {
-            return Ok(());
-        };
-        let here = Origin {
-            topic: &partition.topic,
-            partition: partition.partition,
-            offset: message.offset(),
-            timestamp_ms: message.timestamp_ms(),
-            replays: 0,
-        };
+        let Place {
+            slot,
+            partition,
+            message,
+            attempts,
+        } = *place;
         // A replayed record is named by the position at which it was read first.
-        let origin = message.original().map_or(here, Original::origin);
+        let origin = origin_of(partition, message);
         let plugin = &self.publication.version.plugin;
         let culprit = Culprit {
             stage: &self.task.stage,
@@ -182,7 +178,6 @@ impl Worker {
             message = fault.message,
             "dead letter"
         );
-        self.finish(slot, work);
         Ok(())
     }
 
@@ -211,7 +206,7 @@ impl Worker {
         if self.outputs > 0 {
             self.commit()?;
         }
-        self.fail_as(slot, partition, work, &fault, whole)?;
+        self.fail_first(slot, partition, work, &fault, whole)?;
         self.commit()?;
         self.condemned = None;
         Ok(())

@@ -27,12 +27,19 @@ pub(crate) fn check<'a>(
     for delivery in deliveries {
         let size = sink.check(message, checked, &delivery);
         bytes = bytes.saturating_add(size.map_err(|Refusal(text)| Fault::new(Kind::Refused, text))?);
-        if bytes > RECORD_OUTPUT_BYTES_MAX {
-            let text = format!("the outputs of one record exceed {RECORD_OUTPUT_BYTES_MAX} bytes");
-            return Err(Fault::new(Kind::Malformed, text));
-        }
+        check_size(bytes)?;
     }
     Ok(bytes)
+}
+
+/// # Errors
+/// The fault of a record whose outputs come to so many bytes, where those are too many.
+pub(super) fn check_size(bytes: usize) -> Result<(), Fault> {
+    if bytes <= RECORD_OUTPUT_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("the outputs of one record exceed {RECORD_OUTPUT_BYTES_MAX} bytes");
+    Err(Fault::new(Kind::Malformed, text))
 }
 
 impl Worker {
@@ -64,7 +71,7 @@ impl Worker {
                         return Ok(());
                     }
                     // The answers behind it are thrown away: the plugin gave them for a stream in which this record came first.
-                    return self.fail(slot, partition, work, &Fault::new(Kind::Retry, reason));
+                    return self.fail_first(slot, partition, work, &Fault::new(Kind::Retry, reason), true);
                 }
             };
             match fault {
@@ -72,13 +79,13 @@ impl Worker {
                     self.passed();
                     self.finish(slot, work);
                 }
-                Some(fault) => self.fail(slot, partition, work, &fault)?,
+                Some(fault) => self.fail_first(slot, partition, work, &fault, true)?,
             }
         }
         Ok(())
     }
 
-    fn count(&self, verdict: &Verdict<'_>) {
+    pub(super) fn count(&self, verdict: &Verdict<'_>) {
         let kind = match verdict {
             Verdict::Skip => 0,
             Verdict::Forward { .. } => 1,
@@ -90,7 +97,7 @@ impl Worker {
     }
 
     /// Writes what a verdict sends; a fault where the record cannot be written at all.
-    fn send<'a, D: Iterator<Item = Delivery<'a>>>(
+    pub(super) fn send<'a, D: Iterator<Item = Delivery<'a>>>(
         &mut self,
         slot: Slot,
         message: &Message,

@@ -156,17 +156,23 @@ impl Worker {
 
     fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<()> {
         // What is in hand of these partitions is not done; the next owner reads it again.
-        for slot in partitions
+        let slots: Vec<Slot> = partitions
             .iter()
             .filter_map(|partition| self.assignment.slot(partition))
-        {
-            self.batcher.forget(slot);
-            self.work.take_if(|(working, _)| *working == slot);
+            .collect();
+        for slot in &slots {
+            self.batcher.forget(*slot);
+            self.work.take_if(|(working, _)| working == slot);
         }
         let committed = match lost {
             true => Err(Failure::Evicted("the partitions are lost".to_owned())),
-            false => self.commit(),
+            false => self
+                .wait_for(&slots, self.task.revoke_wait)
+                .and_then(|()| self.commit()),
         };
+        if let Some(outgoing) = &mut self.outgoing {
+            slots.iter().for_each(|slot| outgoing.pending.forget(*slot));
+        }
         self.metrics.rebalance(if lost { "lost" } else { "revoked" });
         // Given up before the partitions are: what was done for them must not be committed any more.
         let given_up = committed.map_err(|failure| self.give_up(failure));

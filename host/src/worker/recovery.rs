@@ -237,6 +237,9 @@ impl Worker {
         }
         self.batcher.clear();
         self.work = None;
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.pending.clear();
+        }
     }
 
     /// Finds out what became of a commit whose answer never came.

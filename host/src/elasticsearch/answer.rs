@@ -1,0 +1,267 @@
+//! Says what an answer of the bulk API means: of the whole request, and of each item.
+//!
+//! Every item's status is looked at, and its error's type where the status says too little. Whatever a document can be to blame for is refused;
+//! whatever may pass, or a person can mend, is tried again. Pure: no clock, no I/O.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::bulk::trouble;
+use super::document::Document;
+use crate::config::DocumentAction;
+use crate::external::{Answer, Item, Trouble};
+
+/// How often an item is tried again on which the server itself fails; then it is taken for the document's fault.
+const FAILURES_MAX: u32 = 10;
+/// The part of an answer that is shown, in bytes.
+const SHOWN_BYTES_MAX: usize = 300;
+
+/// What a request came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// Each item has an answer.
+    Items(Vec<Status>),
+    /// It may be taken later.
+    Trouble(Trouble),
+    /// It is larger than the server takes.
+    TooLarge(String),
+    /// Something in it is refused, and it is not said what.
+    Refused(String),
+}
+
+/// The answer to one item.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Status {
+    pub(super) status: u16,
+    pub(super) error: Option<Cause>,
+}
+
+/// An error as Elasticsearch tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Cause {
+    #[serde(rename = "type", default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    #[serde(default)]
+    pub(super) caused_by: Option<Box<Cause>>,
+}
+
+impl Cause {
+    /// The error with its causes.
+    fn text(&self) -> String {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let mut text = format!("{}: {reason}", self.kind);
+        let mut inner = self.caused_by.as_deref();
+        // Nobody nests them deep, and what is foreign is bounded.
+        for _ in 0..5 {
+            let Some(cause) = inner else { break };
+            text.push_str(&format!(
+                "; caused by {}: {}",
+                cause.kind,
+                cause.reason.as_deref().unwrap_or_default()
+            ));
+            inner = cause.caused_by.as_deref();
+        }
+        text
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    items: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Entry {
+    Index(Status),
+    Create(Status),
+    Update(Status),
+    Delete(Status),
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: Error,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Error {
+    Cause(Cause),
+    Text(String),
+}
+
+/// Reads the answer to a request of `expected` items.
+pub(super) fn whole(status: u16, body: &[u8], expected: usize) -> Whole {
+    let told = || error_of(body).unwrap_or_else(|| shown(body));
+    let again = |kind, text: String| Whole::Trouble(trouble(kind, text));
+    match status {
+        200 | 201 => match serde_json::from_slice::<Body>(body) {
+            Ok(Body { items }) if items.len() == expected => {
+                let status = |entry| match entry {
+                    Entry::Index(status) | Entry::Create(status) | Entry::Update(status) | Entry::Delete(status) => {
+                        status
+                    }
+                };
+                Whole::Items(items.into_iter().map(status).collect())
+            }
+            Ok(Body { items }) => again(
+                "no-bulk-answer",
+                format!(
+                    "{} items were answered, {expected} were sent; is something between the host and Elasticsearch?",
+                    items.len()
+                ),
+            ),
+            Err(_) => again(
+                "no-bulk-answer",
+                format!(
+                    "the answer is none of the bulk API; does `elasticsearch: url` name an Elasticsearch? It begins: {}",
+                    shown(body)
+                ),
+            ),
+        },
+        400 => Whole::Refused(format!("the request is refused (400): {}", told())),
+        401 => again("401", denied(status, &told())),
+        403 => again("403", denied(status, &told())),
+        413 => Whole::TooLarge(format!("the server takes no request of this size (413): {}", told())),
+        429 => again("429", format!("Elasticsearch is busy (429): {}", told())),
+        404 | 405 => again(
+            "no-bulk-answer",
+            format!(
+                "there is no bulk API ({status}); does `elasticsearch: url` name an Elasticsearch? {}",
+                told()
+            ),
+        ),
+        502 => again("502", format!("Elasticsearch is not there (502): {}", told())),
+        503 => again("503", format!("Elasticsearch is not ready (503): {}", told())),
+        504 => again("504", format!("Elasticsearch did not answer in time (504): {}", told())),
+        other => again("other-status", format!("an answer with status {other}: {}", told())),
+    }
+}
+
+/// Why no answer came.
+pub(super) fn unreachable(error: &elasticsearch::Error, timeout: Duration) -> Trouble {
+    if error.is_timeout() {
+        let text = format!(
+            "no answer within {} s (`timeout`); whether it was applied is not known",
+            timeout.as_secs()
+        );
+        return trouble("timeout", text);
+    }
+    let mut text = format!("no answer: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        text.push_str(&format!(": {inner}"));
+        source = inner.source();
+    }
+    trouble("no-connection", text)
+}
+
+/// What the answer to an item means for it.
+pub(super) fn of_item(item: &Item<Document>, status: &Status) -> Answer {
+    let document = &item.content;
+    let kind = status.error.as_ref().map_or("", |error| error.kind.as_str());
+    let told = || {
+        status
+            .error
+            .as_ref()
+            .map_or_else(|| format!("status {}", status.status), Cause::text)
+    };
+    let place = || format!("index {}, id {}", document.index, document.id);
+    let again = |kind, text: String| Answer::Again(trouble(kind, text));
+    let refused = || Answer::Refused(format!("{} ({}, {})", told(), status.status, place()));
+    let is_known = item.is_repeated || item.tries > 0;
+    match status.status {
+        200..=299 => Answer::Done("done"),
+        404 if document.action == DocumentAction::Delete => Answer::Done("missing"),
+        404 if kind == "index_not_found_exception" => again(
+            "index-missing",
+            format!(
+                "{}; create index {}, or let Elasticsearch do it (`action.auto_create_index`)",
+                told(),
+                document.index
+            ),
+        ),
+        // A document that is there already, or a newer version: what was sent is done, or there is nothing left to do.
+        409 if document.action == DocumentAction::Create || document.version.is_some() => {
+            Answer::Done(if is_known { "repeated" } else { "conflict" })
+        }
+        409 => again(
+            "409",
+            format!(
+                "the document is changed by others all the time: {} ({})",
+                told(),
+                place()
+            ),
+        ),
+        401 => again("401", denied(401, &told())),
+        403 if kind == "cluster_block_exception" => again("blocked", blocked(document, &told())),
+        403 => again("403", denied(403, &told())),
+        429 if kind == "cluster_block_exception" => again("blocked", blocked(document, &told())),
+        408 => again("408", told()),
+        429 => again("429", format!("Elasticsearch is busy (429): {}", told())),
+        502 => again("502", told()),
+        503 => again("503", told()),
+        504 => again("504", told()),
+        400 if is_operators(status.error.as_ref()) => again(
+            "400",
+            format!("{}: no document is to blame for this; mend it in Elasticsearch", told()),
+        ),
+        500.. if item.tries < FAILURES_MAX => again("500", told()),
+        _ => refused(),
+    }
+}
+
+/// Errors of status 400 that every document would meet.
+fn is_operators(error: Option<&Cause>) -> bool {
+    let Some(error) = error else { return false };
+    let reason = error.reason.as_deref().unwrap_or_default();
+    let of_shards = error.kind == "validation_exception" && reason.contains("maximum") && reason.contains("open");
+    let of_pipeline = error.kind == "illegal_argument_exception"
+        && reason.starts_with("pipeline with id [")
+        && reason.ends_with("does not exist");
+    of_shards || of_pipeline
+}
+
+fn denied(status: u16, told: &str) -> String {
+    let what = match status {
+        401 => "the credentials are not accepted (401); mend `elasticsearch: username` and `password`, or `api-key`",
+        _ => "the right to write is missing (403); give the user `index`, `delete` and `create_index` on the index",
+    };
+    format!("{what}: {told}")
+}
+
+fn blocked(document: &Document, told: &str) -> String {
+    format!(
+        "index {} takes no writes: {told}; free disk space or lift its block (`index.blocks.*`)",
+        document.index
+    )
+}
+
+/// The error that a body tells of.
+fn error_of(body: &[u8]) -> Option<String> {
+    let ErrorBody { error } = serde_json::from_slice(body).ok()?;
+    Some(match error {
+        Error::Cause(cause) => cause.text(),
+        Error::Text(text) => text,
+    })
+}
+
+/// The beginning of an answer that nothing can be made of.
+fn shown(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]);
+    let text: String = text
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    match text.trim() {
+        "" => "(nothing)".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! What a stage has besides topics, for one worker: its lanes, what goes into them, and what comes back.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::runtime::Handle;
+
+use super::lanes::{Lanes, Told};
+use super::{Claim, Health, Item, Receipt, Ticket};
+use crate::config::{Pipeline, Stage, Target};
+use crate::dead_letter::Origin;
+use crate::elasticsearch::{self, Bulk, Client, Document, Index};
+use crate::fault::Fault;
+use crate::metrics::{ExitMetrics, StageMetrics};
+use crate::route::Export;
+
+/// How often it is looked whether lanes have ended.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The connections of a process, shared by its workers.
+#[derive(Clone, Default)]
+pub(crate) struct Clients {
+    pub(crate) elasticsearch: Option<Arc<Client>>,
+}
+
+impl Clients {
+    /// Prepares what the pipeline needs; nothing is connected.
+    ///
+    /// # Errors
+    /// When a certificate cannot be read.
+    pub(crate) fn new(pipeline: &Pipeline) -> Result<Self> {
+        let elasticsearch = match &pipeline.elasticsearch {
+            Some(section) => Some(Arc::new(Client::new(section)?)),
+            None => None,
+        };
+        Ok(Self { elasticsearch })
+    }
+}
+
+/// An output that is no topic. Those of the same group share their lanes.
+#[derive(Clone)]
+pub(crate) struct Exit {
+    pub(crate) kind: ExitKind,
+    /// Place in the list of groups.
+    pub(crate) group: usize,
+}
+
+/// What an exit is.
+#[derive(Clone)]
+pub(crate) enum ExitKind {
+    Elasticsearch(Arc<Index>),
+}
+
+/// An item of one output, with where it goes.
+pub(crate) struct Parcel {
+    group: usize,
+    content: Content,
+    order: u64,
+    pub(crate) bytes: usize,
+}
+
+enum Content {
+    Document(Document),
+}
+
+impl Exit {
+    /// The exits of a stage, in the order of the file.
+    pub(crate) fn all(stage: &Stage) -> Vec<Exit> {
+        let mut groups: Vec<String> = Vec::new();
+        let exits = stage.outputs.targets().filter_map(|target| match target {
+            Target::Topic(_) => None,
+            Target::Elasticsearch(output) => {
+                let name = elasticsearch::name_of(output);
+                let known = groups.iter().position(|known| *known == name);
+                let group = known.unwrap_or_else(|| {
+                    groups.push(name);
+                    groups.len() - 1
+                });
+                Some(Exit {
+                    kind: ExitKind::Elasticsearch(Arc::new(Index::new(output, stage))),
+                    group,
+                })
+            }
+        });
+        exits.collect()
+    }
+
+    /// What metrics and `/status` call its group.
+    pub(crate) fn name(&self) -> String {
+        match &self.kind {
+            ExitKind::Elasticsearch(index) => index.name(),
+        }
+    }
+
+    /// Makes what is sent of what the plugin wants sent; none where there is nothing to send.
+    ///
+    /// # Errors
+    /// The fault of a record that this output can never take.
+    pub(crate) fn parcel(&self, export: &Export<'_>, origin: Origin<'_>) -> Result<Option<Parcel>, Fault> {
+        match &self.kind {
+            ExitKind::Elasticsearch(index) => {
+                let document = index.document(export, origin)?;
+                Ok(Some(Parcel {
+                    group: self.group,
+                    order: document.order(),
+                    bytes: document.bytes(),
+                    content: Content::Document(document),
+                }))
+            }
+        }
+    }
+}
+
+/// The lanes of one group.
+enum Group {
+    Elasticsearch(Lanes<Bulk>),
+}
+
+/// The exits of one worker.
+pub(crate) struct Exits {
+    exits: Vec<Exit>,
+    groups: Vec<Group>,
+    receipts: mpsc::Receiver<Vec<Receipt>>,
+}
+
+impl Exits {
+    /// Starts the lanes; `healths`: how each group is, as the stage shows it.
+    pub(crate) fn start(
+        exits: &[Exit],
+        clients: &Clients,
+        healths: &[Arc<Health>],
+        metrics: &StageMetrics,
+        runtime: &Handle,
+    ) -> Self {
+        let (sender, receipts) = mpsc::channel();
+        let mut groups = Vec::new();
+        for (group, health) in healths.iter().enumerate() {
+            let Some(exit) = exits.iter().find(|exit| exit.group == group) else {
+                continue;
+            };
+            let told = Told {
+                receipts: sender.clone(),
+                health: Arc::clone(health),
+                metrics: ExitMetrics::new(metrics, &exit.name()),
+            };
+            match &exit.kind {
+                ExitKind::Elasticsearch(index) => {
+                    let client = clients.elasticsearch.clone().unwrap_or_default();
+                    let bulk = Arc::new(Bulk::new(client, index));
+                    groups.push(Group::Elasticsearch(Lanes::start(runtime, &bulk, index.lanes(), &told)));
+                }
+            }
+        }
+        Self {
+            exits: exits.to_vec(),
+            groups,
+            receipts,
+        }
+    }
+
+    pub(crate) fn exit(&self, place: usize) -> &Exit {
+        &self.exits[place]
+    }
+
+    /// Hands parcels to their lanes, those of one lane in this order.
+    pub(crate) fn send(&self, parcels: Vec<(Parcel, Ticket, Claim, bool)>) {
+        let mut documents: Vec<Vec<Item<Document>>> = self.groups.iter().map(|_| Vec::new()).collect();
+        for (parcel, ticket, claim, is_repeated) in parcels {
+            let Parcel {
+                group,
+                content,
+                order,
+                bytes,
+            } = parcel;
+            match content {
+                Content::Document(content) => documents[group].push(Item {
+                    content,
+                    order,
+                    bytes,
+                    ticket,
+                    claim,
+                    tries: 0,
+                    is_repeated,
+                }),
+            }
+        }
+        for (group, documents) in self.groups.iter().zip(documents) {
+            match group {
+                Group::Elasticsearch(lanes) => lanes.send(documents),
+            }
+        }
+    }
+
+    /// What was acknowledged or refused since; waits this long for the first of it.
+    pub(crate) fn receipts(&self, wait: Duration) -> Vec<Receipt> {
+        let mut all = match wait.is_zero() {
+            true => Vec::new(),
+            false => self.receipts.recv_timeout(wait).unwrap_or_default(),
+        };
+        all.extend(self.receipts.try_iter().flatten());
+        all
+    }
+
+    /// Ends the lanes; waits so long for what is in flight.
+    pub(crate) fn end(mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut are_over = || {
+            self.groups.iter_mut().all(|group| match group {
+                Group::Elasticsearch(lanes) => lanes.are_over(),
+            })
+        };
+        while !are_over() && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
