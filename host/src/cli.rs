@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::dlq::Usage;
+use crate::elasticsearch::probe;
 use crate::external::Clients;
 use crate::kafka::embedded::Embedded;
 use crate::pipeline::{self, Options, Signals};
@@ -93,6 +94,9 @@ struct Dev {
     /// The records to feed; `input.jsonl` beside the pipeline file if not given.
     #[arg(long)]
     input: Option<PathBuf>,
+    /// Write documents to the Elasticsearch of the pipeline file; to memory if not given.
+    #[arg(long)]
+    elasticsearch: bool,
     /// How many records of each output are shown.
     #[arg(long, default_value_t = 5)]
     show: usize,
@@ -102,7 +106,7 @@ struct Dev {
 struct Check {
     /// The pipeline file.
     pipeline: PathBuf,
-    /// Also ask the brokers for the topics.
+    /// Also ask the brokers for the topics, and Elasticsearch for the indices.
     #[arg(long)]
     connect: bool,
 }
@@ -224,8 +228,12 @@ fn raise_file_limit() {
 
 fn dev(arguments: &Dev) -> Result<()> {
     let mut pipeline = load(&arguments.pipeline, Broker::Embedded)?;
+    if arguments.elasticsearch && pipeline.elasticsearch.is_none() {
+        return Err(Usage("`--elasticsearch` needs `elasticsearch: {url: ..}` in the pipeline file".to_owned()).into());
+    }
     let wishes = Wishes {
         input: arguments.input.clone(),
+        elasticsearch: arguments.elasticsearch,
         show: arguments.show,
     };
     println!("{}", dev::banner());
@@ -272,9 +280,18 @@ fn check(arguments: &Check) -> Result<()> {
         for (topic, partitions) in asynchronously(topics::check(&pipeline, false))? {
             writeln!(out, "topic `{topic}`: {partitions} partitions")?;
         }
+        for line in asynchronously(probe::check(&pipeline, now_ms()))? {
+            writeln!(out, "{line}")?;
+        }
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;
     Ok(())
+}
+
+/// For the names of indices that are made of a time.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn build(arguments: &Build) -> Result<()> {

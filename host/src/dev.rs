@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) struct Wishes {
     /// None: `input.jsonl` beside the pipeline file.
     pub(crate) input: Option<PathBuf>,
+    /// Documents go to the Elasticsearch of the pipeline file, and not to memory.
+    pub(crate) elasticsearch: bool,
     /// Records shown of each output.
     pub(crate) show: usize,
 }
@@ -119,12 +121,16 @@ pub(crate) async fn run(
     out: &mut impl Write,
 ) -> Result<()> {
     let memory = Arc::<Memory>::default();
+    let clients = match wishes.elasticsearch {
+        true => external::Clients::new(pipeline)?,
+        false => external::Clients {
+            elasticsearch: Some(Arc::new(Client::Memory(Arc::clone(&memory)))),
+        },
+    };
     let options = Options {
         until_caught_up: true,
         embedded: true,
-        clients: external::Clients {
-            elasticsearch: Some(Arc::new(Client::Memory(Arc::clone(&memory)))),
-        },
+        clients,
         shutdown_deadline: Duration::from_secs(10),
         store: None,
     };
@@ -145,8 +151,8 @@ pub(crate) async fn run(
     let took = began.elapsed();
     let ended = tokio::task::spawn_blocking(move || running.shut_down(options.shutdown_deadline));
     ended.await.context("shut down")??;
-    show(pipeline, &broker, wishes.show, out)?;
-    show_documents(&memory, wishes.show, out)?;
+    let memory = (!wishes.elasticsearch).then_some(&*memory);
+    show(pipeline, &broker, memory, wishes.show, out)?;
     let rate = HumanCount((total as f64 / took.as_secs_f64()) as u64);
     writeln!(
         out,
@@ -180,8 +186,14 @@ async fn wait_for_end(running: &mut pipeline::Running, began: Instant) -> Result
     Ok(())
 }
 
-/// Shows every topic that no stage reads, and all dead letters.
-fn show(pipeline: &Pipeline, broker: &Embedded, limit: usize, out: &mut impl Write) -> Result<()> {
+/// Shows every topic that is written, the documents, and all dead letters.
+fn show(
+    pipeline: &Pipeline,
+    broker: &Embedded,
+    memory: Option<&Memory>,
+    limit: usize,
+    out: &mut impl Write,
+) -> Result<()> {
     let mut shown: Vec<&str> = Vec::new();
     for stage in &pipeline.stages {
         for topic in stage.outputs.topics() {
@@ -193,6 +205,9 @@ fn show(pipeline: &Pipeline, broker: &Embedded, limit: usize, out: &mut impl Wri
             writeln!(out, "\n{}: {} records", topic.value, HumanCount(records.len() as u64))?;
             list(&records, limit, out, plain)?;
         }
+    }
+    if let Some(memory) = memory {
+        show_documents(pipeline, memory, limit, out)?;
     }
     for stage in &pipeline.stages {
         let topic = stage.on_fault.dead_letter.value.as_str();
@@ -209,14 +224,19 @@ fn show(pipeline: &Pipeline, broker: &Embedded, limit: usize, out: &mut impl Wri
 }
 
 /// Shows what the indices would hold.
-fn show_documents(memory: &Memory, limit: usize, out: &mut impl Write) -> Result<()> {
-    for (index, documents) in memory.contents() {
+fn show_documents(pipeline: &Pipeline, memory: &Memory, limit: usize, out: &mut impl Write) -> Result<()> {
+    let mut indices = memory.contents();
+    let outputs = pipeline.stages.iter().flat_map(|stage| stage.outputs.indices());
+    for output in outputs.filter(|output| !output.index.has_time()) {
+        let name = output.index.as_str();
+        if !indices.iter().any(|(known, _)| known == name) {
+            indices.push((name.to_owned(), Vec::new()));
+        }
+    }
+    for (index, documents) in indices {
         let count = documents.len();
-        writeln!(
-            out,
-            "index {index} (in memory, not Elasticsearch): {} documents",
-            HumanCount(count as u64)
-        )?;
+        let human = HumanCount(count as u64);
+        writeln!(out, "\nindex {index} (in memory, not Elasticsearch): {human} documents")?;
         for (id, document) in documents.iter().take(limit) {
             writeln!(out, "  {id}  {document}")?;
         }
@@ -227,7 +247,6 @@ fn show_documents(memory: &Memory, limit: usize, out: &mut impl Write) -> Result
                 HumanCount((count - limit) as u64)
             )?;
         }
-        writeln!(out)?;
     }
     Ok(())
 }

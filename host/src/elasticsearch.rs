@@ -9,6 +9,7 @@ mod bulk;
 mod client;
 mod document;
 pub(crate) mod memory;
+pub(crate) mod probe;
 mod version;
 
 pub(crate) use bulk::Bulk;

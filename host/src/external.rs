@@ -10,11 +10,12 @@ mod health;
 pub(crate) mod lanes;
 pub(crate) mod pending;
 
-pub(crate) use exits::{Clients, Exit, Exits, Parcel};
+pub(crate) use exits::{Clients, Exit, ExitKind, Exits, Parcel};
 pub(crate) use health::Health;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// What takes items out of the host. The lanes of an output share one.
 pub(crate) trait Sender: Send + Sync + 'static {
@@ -25,18 +26,20 @@ pub(crate) trait Sender: Send + Sync + 'static {
     /// not overtake it need not be sent: it is answered `Again` too. Never waits longer than its own timeout, and never tries again by itself.
     fn send(&self, items: &[Item<Self::Content>]) -> impl Future<Output = Vec<Answer>> + Send;
 
-    /// What does not depend on items: how many make a request.
+    /// How many items make a request, and how long is waited.
     fn bounds(&self) -> Bounds;
 }
 
-/// What makes a request.
+/// What makes a request, and when it is tried again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) items_max: usize,
     /// One larger item is a request of its own.
     pub(crate) bytes_max: usize,
     /// How long the first item waits for others.
-    pub(crate) age: std::time::Duration,
+    pub(crate) age: Duration,
+    /// The first wait before a new try; each is twice the one before, up to some seconds.
+    pub(crate) wait: Duration,
 }
 
 /// One thing to send.

@@ -6,6 +6,7 @@
 mod origin;
 mod schema;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use anyhow::Context as _;
 
 use crate::build;
 use crate::config::{ConfigError, ConfigErrors, Guarantee, Outputs, Pipeline, PluginSource, Stage, Target, suggestion};
-use crate::external::Exit;
+use crate::external::{Exit, ExitKind};
 use crate::fault::{Fault, Kind};
 use crate::metrics::PluginMetrics;
 use crate::plugin::component::{self, Binary, Plugin, Wanted};
@@ -81,8 +82,38 @@ pub(crate) fn stages(
             Err(found) => mistakes.extend(found),
         }
     }
+    mistakes.extend(mixed_versions(&ready));
     pipeline.report(mistakes)?;
     Ok(ready)
+}
+
+/// An index gets documents with versions made of positions or others, never both: any other write raises a document's version itself, and
+/// the next position would look old.
+fn mixed_versions(ready: &[Ready]) -> Vec<ConfigError> {
+    let mut known: BTreeMap<String, (bool, &str)> = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for Ready { place, prepared, .. } in ready {
+        let ports = &prepared.plugin.description.ports;
+        for (port, way) in ports.iter().zip(prepared.routes.ways()) {
+            let Way::Exit(exit) = *way else { continue };
+            let exit = &place.exits[exit];
+            let ExitKind::Elasticsearch(index) = &exit.kind;
+            let is_versioned = index.is_versioned(port.kind);
+            let stage = place.stage.name.as_str();
+            let (first, other) = *known.entry(index.name()).or_insert((is_versioned, stage));
+            if first != is_versioned {
+                let with = |versioned| if versioned { "with" } else { "without" };
+                let text = format!(
+                    "port `{}` writes documents {} versions to an index that stage `{other}` writes {} them; give both the same `versions: external` or `none`",
+                    port.name,
+                    with(is_versioned),
+                    with(first)
+                );
+                mistakes.push(place.stage.error(exit.at, text));
+            }
+        }
+    }
+    mistakes
 }
 
 /// The plugin's file; a crate is built first.

@@ -96,6 +96,11 @@ impl Routes {
         Self { by_port, stamp }
     }
 
+    /// Where each port leads, in the plugin's order.
+    pub(crate) fn ways(&self) -> &[Way] {
+        &self.by_port
+    }
+
     /// What a verdict sends to topics, in order.
     pub(crate) fn deliveries<'a>(
         &'a self,

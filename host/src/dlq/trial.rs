@@ -214,7 +214,7 @@ impl Trial {
                 Verdict::Retry(reason) => return Ok(Outcome::Fails(Fault::new(Kind::Retry, *reason))),
                 Verdict::Reject(reason) => return Ok(Outcome::Fails(Fault::new(Kind::Reject, *reason))),
                 Verdict::Skip => return Ok(Outcome::Passes("skip".to_owned())),
-                Verdict::Forward { .. } | Verdict::Emit(_) => return Ok(self.sent(&checked, &verdict, message)),
+                Verdict::Forward { .. } | Verdict::Emit(_) => return Ok(self.sent(letter, &checked, &verdict, message)),
             }
         }
     }
@@ -239,9 +239,22 @@ impl Trial {
     }
 
     /// What is sent, if the client would take it.
-    fn sent(&self, checked: &Checked, verdict: &Verdict<'_>, message: &Message) -> Outcome {
+    fn sent(&self, letter: &Letter, checked: &Checked, verdict: &Verdict<'_>, message: &Message) -> Outcome {
         let deliveries = self.ready.prepared.routes.deliveries(checked, verdict);
-        if let Err(fault) = delivery::check(&self.sink, message, deliveries, checked) {
+        let place = &self.ready.place;
+        let exports = self
+            .ready
+            .prepared
+            .routes
+            .exports(checked, verdict, message.key(), message.value());
+        let made = delivery::check(&self.sink, message, deliveries, checked).and_then(|_| {
+            exports.into_iter().try_for_each(|export| {
+                place.exits[export.exit]
+                    .parcel(&export, letter.original.origin())
+                    .map(|_| ())
+            })
+        });
+        if let Err(fault) = made {
             return Outcome::Fails(fault);
         }
         let ports = &self.ready.prepared.plugin.description.ports;

@@ -242,7 +242,7 @@ fn blocked(document: &Document, told: &str) -> String {
 }
 
 /// The error that a body tells of.
-fn error_of(body: &[u8]) -> Option<String> {
+pub(super) fn error_of(body: &[u8]) -> Option<String> {
     let ErrorBody { error } = serde_json::from_slice(body).ok()?;
     Some(match error {
         Error::Cause(cause) => cause.text(),
@@ -251,7 +251,7 @@ fn error_of(body: &[u8]) -> Option<String> {
 }
 
 /// The beginning of an answer that nothing can be made of.
-fn shown(body: &[u8]) -> String {
+pub(super) fn shown(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]);
     let text: String = text
         .chars()

@@ -22,6 +22,8 @@ const PATH: &str =
     "_bulk?filter_path=errors,error,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by";
 /// How often Elasticsearch itself tries an update again that met another change of the document.
 const RETRY_ON_CONFLICT: u32 = 3;
+/// The first wait before a new try: long enough for a queue of the server to get shorter.
+const WAIT: Duration = Duration::from_millis(50);
 /// Requests do not get smaller than this by a server's refusal of larger ones.
 const LEARNED_BYTES_MIN: usize = 64 * 1024;
 
@@ -43,6 +45,7 @@ impl Bulk {
                 items_max: usize::try_from(delivery.documents).unwrap_or(usize::MAX),
                 bytes_max: usize::try_from(delivery.bytes).unwrap_or(usize::MAX),
                 age: delivery.age,
+                wait: WAIT,
             },
             timeout: delivery.timeout,
             learned_bytes_max: AtomicUsize::new(usize::MAX),

@@ -118,3 +118,53 @@ fn merge(document: &mut Value, change: Value) {
         (document, change) => *document = change,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn document(action: DocumentAction, version: Option<i64>, body: &str) -> Document {
+        Document {
+            index: "x".into(),
+            id: "1".to_owned(),
+            routing: None,
+            pipeline: None,
+            action,
+            version,
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn actions_do_what_those_of_elasticsearch_do() {
+        use DocumentAction::{Create, Delete, Index, Update, Upsert};
+        let memory = Memory::default();
+        let apply = |action, body: &str| memory.apply(&document(action, None, body)).status;
+        let content = || memory.contents()[0].1.first().map(|(_, document)| document.clone());
+        assert_eq!(apply(Update, "{}"), 404);
+        assert_eq!(apply(Upsert, r#"{"a":{"b":1,"c":2}}"#), 200);
+        assert_eq!(apply(Update, r#"{"a":{"b":3},"d":null}"#), 200);
+        assert_eq!(content(), Some(json!({"a": {"b": 3, "c": 2}, "d": null})));
+        assert_eq!(apply(Create, "{}"), 409);
+        assert_eq!(apply(Index, r#"{"e":1}"#), 200);
+        assert_eq!(content(), Some(json!({"e": 1})));
+        assert_eq!(apply(Delete, ""), 200);
+        assert_eq!(apply(Delete, ""), 404);
+        assert_eq!(content(), None);
+        assert_eq!(apply(Create, "{}"), 201);
+    }
+
+    #[test]
+    fn an_older_version_changes_nothing() {
+        let memory = Memory::default();
+        let apply = |action, version, body: &str| memory.apply(&document(action, Some(version), body)).status;
+        assert_eq!(apply(DocumentAction::Index, 5, r#"{"a":1}"#), 201);
+        assert_eq!(apply(DocumentAction::Index, 5, r#"{"a":2}"#), 409);
+        assert_eq!(apply(DocumentAction::Delete, 4, ""), 409);
+        assert_eq!(apply(DocumentAction::Delete, 6, ""), 200);
+        assert_eq!(apply(DocumentAction::Index, 5, r#"{"a":3}"#), 409);
+        assert_eq!(memory.contents()[0].1.len(), 0);
+    }
+}

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::lanes::{Lanes, Told};
 use super::{Claim, Health, Item, Receipt, Ticket};
-use crate::config::{Pipeline, Stage, Target};
+use crate::config::{Location, Pipeline, Stage, Target};
 use crate::dead_letter::Origin;
 use crate::elasticsearch::{self, Bulk, Client, Document, Index};
 use crate::fault::Fault;
@@ -44,6 +44,8 @@ pub(crate) struct Exit {
     pub(crate) kind: ExitKind,
     /// Place in the list of groups.
     pub(crate) group: usize,
+    /// Where it stands in the pipeline file.
+    pub(crate) at: Location,
 }
 
 /// What an exit is.
@@ -80,6 +82,7 @@ impl Exit {
                 Some(Exit {
                     kind: ExitKind::Elasticsearch(Arc::new(Index::new(output, stage))),
                     group,
+                    at: target.at(),
                 })
             }
         });

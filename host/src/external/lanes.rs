@@ -15,8 +15,7 @@ use tokio::task::JoinHandle;
 use super::{Answer, Bounds, Health, Item, Receipt, Sender, Trouble};
 use crate::metrics::ExitMetrics;
 
-/// The first wait before a new try, and the longest.
-const WAIT_FIRST: Duration = Duration::from_millis(50);
+/// The longest wait before a new try.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The lanes of one worker and one output.
@@ -116,7 +115,8 @@ impl<S: Sender> Lane<S> {
                 None => {
                     wait = Wait::default();
                     self.told.health.well(self.number);
-                    self.since = Instant::now();
+                    // What came meanwhile has waited as long as the request took.
+                    self.since = began;
                 }
                 Some(trouble) => {
                     self.told.metrics.retried(trouble.kind, sorted.again.len());
@@ -127,7 +127,7 @@ impl<S: Sender> Lane<S> {
                     if has_progress {
                         wait = Wait::default();
                     }
-                    tokio::time::sleep(wait.next()).await;
+                    tokio::time::sleep(wait.next(self.sender.bounds().wait)).await;
                 }
             }
         }
@@ -269,10 +269,8 @@ impl Wait {
     }
 
     /// Twice the wait before, somewhere in its upper half, so that many hosts do not come back at once.
-    fn next(&mut self) -> Duration {
-        let whole = WAIT_FIRST
-            .saturating_mul(2_u32.saturating_pow(self.tries))
-            .min(WAIT_MAX);
+    fn next(&mut self, first: Duration) -> Duration {
+        let whole = first.saturating_mul(2_u32.saturating_pow(self.tries)).min(WAIT_MAX);
         self.tries = self.tries.saturating_add(1);
         whole.mul_f64(0.5 + fastrand::f64() / 2.0)
     }

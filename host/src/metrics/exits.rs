@@ -46,37 +46,38 @@ pub(super) struct Exits {
 
 impl Exits {
     pub(super) fn new(r: &mut Registry) -> Self {
+        let items = family(r, "output_items", "Items that an output took or refused, by outcome");
+        let retries = family(r, "output_retries", "Items that are tried again, by what was wrong");
+        let requests = family(r, "output_requests", "Requests to an output");
+        let sent_items = family(r, "output_request_items", "Items of all requests, tried again or not");
+        let sent_bytes = family(r, "output_request_bytes", "Bytes of all requests, tried again or not");
+        let request_seconds = told(
+            r,
+            "output_request_seconds",
+            "Time of one request to an output",
+            Family::new_with_constructor(SecondsBuckets),
+        );
+        let blocked = family(r, "output_blocked", "1 while an output takes nothing");
+        let pending_records = family(
+            r,
+            "pending_records",
+            "Records that wait for outputs to acknowledge what was sent",
+        );
+        let pending_bytes = family(
+            r,
+            "pending_bytes",
+            "Bytes of those records and of what was sent for them",
+        );
         Self {
-            items: family(r, "output_items", "Items that an output took or refused, by outcome"),
-            retries: family(r, "output_retries", "Items that are tried again, by what was wrong"),
-            requests: family(r, "output_requests", "Requests to an output"),
-            sent_items: family(
-                r,
-                "output_request_items",
-                "Items in all requests, those tried again included",
-            ),
-            sent_bytes: family(
-                r,
-                "output_request_bytes",
-                "Bytes in all requests, those tried again included",
-            ),
-            request_seconds: told(
-                r,
-                "output_request_seconds",
-                "Time of one request to an output",
-                Family::new_with_constructor(SecondsBuckets),
-            ),
-            blocked: family(r, "output_blocked", "1 while an output takes nothing"),
-            pending_records: family(
-                r,
-                "pending_records",
-                "Records that wait for outputs to acknowledge what was sent",
-            ),
-            pending_bytes: family(
-                r,
-                "pending_bytes",
-                "Bytes of those records and of what was sent for them",
-            ),
+            items,
+            retries,
+            requests,
+            sent_items,
+            sent_bytes,
+            request_seconds,
+            blocked,
+            pending_records,
+            pending_bytes,
         }
     }
 }

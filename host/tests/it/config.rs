@@ -3,6 +3,7 @@
 
 mod accepted;
 mod any_text;
+mod elasticsearch;
 mod mistakes;
 
 use wasmill::config::{self, Broker, Pipeline};

@@ -1,10 +1,12 @@
 //! Files that are accepted, and what they become.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use wasmill::config::{
-    self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
+    self, Broker, BulkDelivery, Credentials, DocumentAction, DocumentId, FaultPolicy, Guarantee, Outputs, Pipeline,
+    PluginSource, Retry, Share, Stage, Start, Swap, Target, Topics, Versions,
 };
 
 use super::{check, check_with, with_kafka_lines, with_stage_lines};
@@ -50,6 +52,13 @@ fn stage(lines: &str) -> Stage {
     accepted(&with_stage_lines(lines)).stages.remove(0)
 }
 
+fn topic_of(target: &Target) -> &str {
+    match target {
+        Target::Topic(topic) => topic,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn the_example_is_read_in_full() {
     let pipeline = accepted(EXAMPLE);
@@ -77,7 +86,7 @@ fn the_example_is_read_in_full() {
     };
     let ports: Vec<(&str, &str)> = ports
         .iter()
-        .map(|output| (output.port.as_str(), output.topic.as_str()))
+        .map(|output| (output.port.as_str(), topic_of(&output.target)))
         .collect();
     assert_eq!(ports, [("alerts", "noaa-alerts"), ("others", "noaa-others")]);
     assert_eq!((freeze.group.as_str(), freeze.workers.value), ("freeze-watch", 4));
@@ -120,7 +129,7 @@ fn what_is_left_out_has_its_default() {
     let stage = &pipeline.stages[0];
     assert_eq!(stage.input.start.value, Start::Earliest);
     assert_eq!(stage.config.value, json!({}));
-    assert!(matches!(&stage.outputs, Outputs::Single(topic) if topic.as_str() == "noaa-json-az"));
+    assert!(matches!(&stage.outputs, Outputs::Single(target) if topic_of(target) == "noaa-json-az"));
     assert_eq!(stage.on_fault.policy.value, FaultPolicy::DeadLetter);
     assert_eq!(stage.on_fault.dead_letter.value, "noaa.dead-letters");
     assert_eq!((stage.on_fault.retry, stage.on_fault.breaker), (Retry::default(), None));
@@ -491,4 +500,75 @@ fn deep_nesting_ends_in_a_message() {
         error,
         "pipelines/pipeline.yaml:65:65: lists and maps are nested deeper than 64 levels"
     );
+}
+
+#[test]
+fn an_output_can_write_documents() {
+    let text = r#"app: shop
+kafka: {bootstrap.servers: 'k:9092'}
+elasticsearch:
+  url: ['https://localhost:9200', 'https://localhost:9201/search']
+  username: host
+  password: ${PASSWORD}
+  ca-file: certs/ca.pem
+stages:
+  catalogue:
+    plugin: p.wasm
+    input: products
+    outputs:
+      products: {elasticsearch: {index: catalogue}}
+      log:
+        elasticsearch:
+          index: "log-{yyyy.MM.dd}"
+          id: position
+          action: create
+          routing: key
+          pipeline: geo
+          versions: none
+          epoch: 3
+          bulk: {documents: 10, bytes: 1MiB, age: 1s}
+          lanes: 7
+          timeout: 5s
+"#;
+    let pipeline = accepted(text);
+    let section = pipeline.elasticsearch.as_ref().unwrap();
+    let urls: Vec<&str> = section.urls.iter().map(|url| url.as_str()).collect();
+    assert_eq!(urls, ["https://localhost:9200/", "https://localhost:9201/search"]);
+    let Credentials::Basic { username, password } = &section.credentials else {
+        panic!("{:?}", section.credentials)
+    };
+    assert_eq!((username.as_str(), password.expose()), ("host", "hunter2"));
+    assert!(!format!("{pipeline:?}").contains("hunter2"));
+    assert_eq!(
+        section.ca_file.as_ref().unwrap().value,
+        Path::new("pipelines/certs/ca.pem")
+    );
+    let outputs: Vec<_> = pipeline.stages[0].outputs.indices().collect();
+    let [plain, full] = outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(plain.index.as_str(), "catalogue");
+    assert!(plain.id.is_none() && plain.action.is_none() && plain.versions.is_none() && !plain.is_data_stream);
+    let delivery = BulkDelivery {
+        documents: 1_000,
+        bytes: 4 << 20,
+        age: Duration::from_millis(50),
+        lanes: 2,
+        timeout: Duration::from_secs(60),
+    };
+    assert_eq!((plain.epoch, plain.delivery), (0, delivery));
+    assert_eq!(full.index.at(Some(0)).as_deref(), Some("log-1970.01.01"));
+    assert_eq!(full.id.unwrap().value, DocumentId::Position);
+    assert_eq!(full.action.unwrap().value, DocumentAction::Create);
+    assert_eq!(full.versions.unwrap().value, Versions::None);
+    assert!(full.is_routed_by_key && full.pipeline.as_ref().unwrap().as_str() == "geo" && full.epoch == 3);
+    let delivery = BulkDelivery {
+        documents: 10,
+        bytes: 1 << 20,
+        age: Duration::from_secs(1),
+        lanes: 7,
+        timeout: Duration::from_secs(5),
+    };
+    assert_eq!(full.delivery, delivery);
+    assert_eq!(pipeline.stages[0].outputs.topics().count(), 0);
 }

@@ -395,8 +395,7 @@ fn plugin_configs() -> Vec<Mistake> {
 }
 
 fn later() -> Vec<Mistake> {
-    let top_level = r#"elasticsearch: {url: 'http://localhost:9200'}
-ingest: {listen: '127.0.0.1:8080'}
+    let top_level = r#"ingest: {listen: '127.0.0.1:8080'}
 trust: {keys: []}
 tables: {}
 "#;
@@ -415,7 +414,7 @@ stages:
   catalogue:
     plugin: p.wasm
     input: a
-    outputs: {product: {elasticsearch: {index: catalogue}}}
+    outputs: {product: {webhook: {url: 'http://localhost:8080'}}}
 "#;
     vec![
         (
