@@ -324,7 +324,8 @@ impl Worker {
     /// Takes the version of the plugin that is published now: between two calls, and nowhere else. What is left of a batch that is being halved
     /// is the new version's.
     fn follow_version(&mut self) {
-        if !self.task.current.is_newer_than(self.publication.number) {
+        // What waits was answered by the version before, and is counted and sent as that one's.
+        if !self.task.current.is_newer_than(self.publication.number) || self.is_waiting() {
             return;
         }
         self.publication.committed(std::mem::take(&mut self.tally));
@@ -404,6 +405,9 @@ impl Worker {
         if let Some(at) = self.condemned_in(partition, work) {
             if at > 0 {
                 work.split(at);
+            } else if self.is_waiting() {
+                // Its position may not move over those of records that wait.
+                return Ok(());
             } else {
                 return self.bury_condemned(slot, partition, work);
             }

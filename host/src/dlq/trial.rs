@@ -242,17 +242,11 @@ impl Trial {
     fn sent(&self, letter: &Letter, checked: &Checked, verdict: &Verdict<'_>, message: &Message) -> Outcome {
         let deliveries = self.ready.prepared.routes.deliveries(checked, verdict);
         let place = &self.ready.place;
-        let exports = self
-            .ready
-            .prepared
-            .routes
-            .exports(checked, verdict, message.key(), message.value());
+        let routes = &self.ready.prepared.routes;
+        let mut exports = routes.exports(checked, verdict, message.key(), message.value());
         let made = delivery::check(&self.sink, message, deliveries, checked).and_then(|_| {
-            exports.into_iter().try_for_each(|export| {
-                place.exits[export.exit]
-                    .parcel(&export, letter.original.origin())
-                    .map(|_| ())
-            })
+            let origin = letter.original.origin();
+            exports.try_for_each(|export| place.exits[export.exit].parcel(&export, origin).map(|_| ()))
         });
         if let Err(fault) = made {
             return Outcome::Fails(fault);

@@ -94,6 +94,15 @@ enum Error {
     Text(String),
 }
 
+impl Error {
+    fn text(&self) -> String {
+        match self {
+            Self::Cause(cause) => cause.text(),
+            Self::Text(text) => text.clone(),
+        }
+    }
+}
+
 /// Reads the answer to a request of `expected` items.
 pub(super) fn whole(status: u16, body: &[u8], expected: usize) -> Whole {
     let told = || error_of(body).unwrap_or_else(|| shown(body));
@@ -123,7 +132,15 @@ pub(super) fn whole(status: u16, body: &[u8], expected: usize) -> Whole {
                 ),
             ),
         },
-        400 => Whole::Refused(format!("the request is refused (400): {}", told())),
+        400 => match cause_of(body) {
+            Some(Error::Cause(cause)) if is_operators(Some(&cause)) => again("400", operators(&cause.text())),
+            Some(error) => Whole::Refused(format!("the request is refused (400): {}", error.text())),
+            // Not Elasticsearch's words: a proxy that refuses every request would make a dead letter of every record.
+            None => again(
+                "no-bulk-answer",
+                format!("a refusal (400) that is none of Elasticsearch: {}", told()),
+            ),
+        },
         401 => again("401", denied(status, &told())),
         403 => again("403", denied(status, &told())),
         413 => Whole::TooLarge(format!("the server takes no request of this size (413): {}", told())),
@@ -206,10 +223,7 @@ pub(super) fn of_item(item: &Item<Document>, status: &Status) -> Answer {
         502 => again("502", told()),
         503 => again("503", told()),
         504 => again("504", told()),
-        400 if is_operators(status.error.as_ref()) => again(
-            "400",
-            format!("{}: no document is to blame for this; mend it in Elasticsearch", told()),
-        ),
+        400 if is_operators(status.error.as_ref()) => again("400", operators(&told())),
         500.. if item.tries < FAILURES_MAX => again("500", told()),
         _ => refused(),
     }
@@ -224,6 +238,10 @@ fn is_operators(error: Option<&Cause>) -> bool {
         && reason.starts_with("pipeline with id [")
         && reason.ends_with("does not exist");
     of_shards || of_pipeline
+}
+
+fn operators(told: &str) -> String {
+    format!("{told}: no document is to blame for this; mend it in Elasticsearch")
 }
 
 fn denied(status: u16, told: &str) -> String {
@@ -243,11 +261,12 @@ fn blocked(document: &Document, told: &str) -> String {
 
 /// The error that a body tells of.
 pub(super) fn error_of(body: &[u8]) -> Option<String> {
+    cause_of(body).map(|error| error.text())
+}
+
+fn cause_of(body: &[u8]) -> Option<Error> {
     let ErrorBody { error } = serde_json::from_slice(body).ok()?;
-    Some(match error {
-        Error::Cause(cause) => cause.text(),
-        Error::Text(text) => text,
-    })
+    Some(error)
 }
 
 /// The beginning of an answer that nothing can be made of.

@@ -30,6 +30,22 @@ struct Version {
     distribution: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct Templates {
+    index_templates: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    index_template: Template,
+}
+
+#[derive(Deserialize)]
+struct Template {
+    index_patterns: Vec<String>,
+    data_stream: Option<Value>,
+}
+
 /// Asks for all that the pipeline writes; one line for each thing that was found.
 ///
 /// # Errors
@@ -168,7 +184,7 @@ impl Probe {
 
     /// Whether the first document would make the index.
     async fn is_auto_created(&self, name: &str) -> Result<Found> {
-        let path = "_cluster/settings?include_defaults=true&flat_settings=true&filter_path=*.action.auto_create_index";
+        let path = "_cluster/settings?include_defaults=true&flat_settings=true";
         let Answered { status, body } = self.ask(Method::Get, path, None).await?;
         if status != 200 {
             return Ok(Found::missing(format!(
@@ -196,13 +212,20 @@ impl Probe {
             404 => {}
             _ => return Ok(Found::missing(format!("whether it is there is not proven ({status})"))),
         }
-        let path = format!("_index_template/_simulate_index/{name}");
-        let Answered { status, body } = self.ask(Method::Post, &path, None).await?;
-        let template: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let is_matched = status == 200 && template["template"].is_object();
-        if !is_matched {
+        let Answered { status, body } = self.ask(Method::Get, "_index_template", None).await?;
+        if status != 200 {
+            return Ok(Found::missing(format!(
+                "not there; whether a template would make it is not proven ({status})"
+            )));
+        }
+        let Templates { index_templates } = serde_json::from_slice(&body)?;
+        let mut templates = index_templates.into_iter().map(|named| named.index_template);
+        let makes = |template: Template| {
+            template.data_stream.is_some() && template.index_patterns.iter().any(|pattern| matches(pattern, name))
+        };
+        if !templates.any(makes) {
             bail!(
-                "there is no such data stream, and no index template that would make one; create a template with `data_stream`"
+                "there is no such data stream, and no index template with `data_stream` that would make one; create it"
             );
         }
         Ok(Found::missing("not there; an index template matches its name"))

@@ -166,6 +166,12 @@ fn a_whole_answer_is_read_or_tried_again() {
         kind(400, error, 1),
         "the request is refused (400): illegal_argument_exception: Malformed action"
     );
+    assert_eq!(
+        kind(400, "<html>400 The plain HTTP request was sent to HTTPS port</html>", 1),
+        "no-bulk-answer"
+    );
+    let pipeline = r#"{"error":{"type":"illegal_argument_exception","reason":"pipeline with id [p] does not exist"},"status":400}"#;
+    assert_eq!(kind(400, pipeline, 1), "400");
     assert_eq!(kind(413, "", 1), "too large");
     for (status, word) in [
         (401, "401"),
