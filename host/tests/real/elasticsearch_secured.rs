@@ -94,7 +94,9 @@ fn waits(documents: &Documents, entry: &Entry, says: &str) -> Host {
         assert!(host.exited().is_none(), "the host ended:\n{}", host.tail());
         retried(&host)
     });
-    host.printed().says(says);
+    wait_for("the host to say what is wrong", PATIENCE, || {
+        host.printed().stderr.contains(says).then_some(())
+    });
     assert!(
         !host
             .printed()

@@ -109,7 +109,7 @@ SETTINGS
   printf '%s' "$EXTRA"
 }
 
-# One line a try, so that the log shows where the time went.
+# One try: whether the server serves in the end.
 start_once() {
   if [ "$(id -u)" = 0 ]; then chown -R 65534:65534 "$DATA"/{config,data,logs,tmp}; chown 65534:65534 "$DATA"; chmod 755 "$DATA"; fi
   # A process group of its own: the Ctrl-C of a terminal must not reach the server, and stop-search.sh stops all of it at once.
@@ -117,11 +117,13 @@ start_once() {
   run_server > "$DATA/server.log" 2>&1 < /dev/null &
   local group=$!
   set +m
-  echo "$group" > "$DATA/group"
+  # The watch may have removed the folder already.
+  echo "$group" > "$DATA/group" || { kill -9 -- "-$group"; return 1; }
   local url=$SCHEME://127.0.0.1:$PORT curl=(curl --silent --fail --max-time 5)
   [ -z "$TLS" ] || curl+=(--cacert "$DATA/config/http.crt")
   [ -z "$PASSWORD" ] || curl+=(--user "elastic:$PASSWORD")
   local tenths
+  # A busy machine takes its time: three minutes and more.
   for ((tenths = 0; tenths < 1800; tenths++)); do
     "${curl[@]}" "$url/_cluster/health?wait_for_status=yellow&timeout=1s" > /dev/null 2>&1 && return
     kill -0 "$group" 2>/dev/null || return 1

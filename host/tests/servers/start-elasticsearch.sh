@@ -17,8 +17,8 @@
 # Prints, last: ELASTICSEARCH_URL=..  ELASTICSEARCH_DATA=DIR  ELASTICSEARCH_PID=..  ELASTICSEARCH_VERSION=..  and with --tls
 # ELASTICSEARCH_CA=FILE. Stop it with stop-search.sh DIR.
 #
-# The distribution is Elastic's own for integration tests: the server with security, without the other modules (no painless, no ingest
-# processors). elasticsearch-plugin/ adds what it lacks for `GET /` and for API keys.
+# The distribution is Elastic's own for integration tests: the server with security, without the other modules (no scripts, one ingest
+# processor). elasticsearch-plugin/ adds what it lacks for `GET /` and for API keys.
 #
 # Needs Java 17 or newer, curl, and Maven and python3 for the first start only: what is downloaded is kept in
 # ${WASMILL_SERVERS:-~/.cache/wasmill/servers}. Never runs as root: started by root, it runs as `nobody`.

@@ -197,6 +197,7 @@ impl Elastic {
         all.as_object_mut()
             .unwrap()
             .extend(settings.as_object().cloned().unwrap_or_default());
+        let mappings = if mappings.is_null() { json!({}) } else { mappings };
         self.does("PUT", index, &json!({"settings": all, "mappings": mappings}));
     }
 
