@@ -26,13 +26,13 @@ class Mails:
         self.path = path
         self.tries = Counter()
 
-    def keep(self, session, envelope):
+    def keep(self, server, session, envelope):
         login = session.auth_data.login.decode() if isinstance(session.auth_data, LoginPassword) else None
         mail = {
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "data": envelope.content.decode("utf-8", "replace"),
-            "encrypted": session.ssl is not None,
+            "encrypted": server.transport.get_extra_info("sslcontext") is not None,
             "login": login,
         }
         with open(self.path, "a", encoding="utf-8") as file:
@@ -50,7 +50,7 @@ class Mails:
         self.tries[identity] += 1
         due = wish[0] in ("later", "taken") and self.tries[identity] <= int(wish[1])
         if wish[0] == "taken" or not due:
-            self.keep(session, envelope)
+            self.keep(server, session, envelope)
         if due and wish[-1] == "drop":
             server.transport.abort()
             return "421 gone"
