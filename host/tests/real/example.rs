@@ -288,11 +288,8 @@ fn the_commands_for_noaa_do_what_they_say() {
     let kafka = kafka_of_the_examples();
     forget_index("noaa-az");
     let smtp = Smtp::start("none");
-    run_readme(
-        "noaa",
-        &kafka,
-        &[("localhost:1025", format!("127.0.0.1:{}", smtp.port))],
-    );
+    let mail_server = ("localhost:1025", format!("127.0.0.1:{}", smtp.port));
+    run_readme("noaa", &kafka, &[mail_server]);
     assert_expected(&kafka, "noaa", str::to_owned, false);
     let mut expected = Lines::read("noaa", "expected.jsonl").records;
     let expected = expected.remove("noaa-json-us-az").unwrap().into_iter();
