@@ -120,6 +120,31 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
         .collect()
 }
 
+/// The first and the end offset of a partition, the end as the client's isolation level has it.
+///
+/// # Errors
+/// When the partition's leader is not known or does not answer in time.
+pub(super) fn watermarks<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64)> {
+    consumer
+        .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+        .inspect_err(|error| learn_leaders(consumer, topic, error))
+        .with_context(|| format!("read watermarks of {topic}"))
+}
+
+/// Makes the client look for leaders, so that the same question can be answered the next time. By itself it remembers for minutes that a
+/// partition had no leader, as in the moment after a broker has died, and answers "unknown partition" without asking any broker.
+fn learn_leaders<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, error: &KafkaError) {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
+        && let Err(error) = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+    {
+        tracing::debug!(topic, %error, "leaders are not known yet");
+    }
+}
+
 /// A member of a consumer group.
 pub(crate) struct Consumer {
     queue: Queue,
@@ -306,9 +331,7 @@ impl Consumer {
     /// # Errors
     /// When the partition's leader does not answer in time.
     pub(crate) fn watermarks(&self, partition: &TopicPartition) -> Result<(i64, i64)> {
-        self.consumer
-            .fetch_watermarks(&partition.topic, partition.partition, REQUEST_TIMEOUT)
-            .with_context(|| format!("read watermarks of {}", partition.topic))
+        watermarks(&self.consumer, &partition.topic, partition.partition)
     }
 
     /// The first offset whose record has this timestamp or a later one; none where there is no such record.
@@ -320,6 +343,7 @@ impl Consumer {
         let answered = self
             .consumer
             .offsets_for_times(list, REQUEST_TIMEOUT)
+            .inspect_err(|error| learn_leaders(&self.consumer, &partition.topic, error))
             .context("look up offset by time")?;
         let found = answered.elements().first().map(|element| element.offset());
         Ok(match found {
@@ -392,4 +416,28 @@ pub(crate) fn offsets_to_commit(offsets: &[(TopicPartition, i64)], metadata: &st
         element.set_metadata(metadata);
     }
     Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    #[test]
+    fn a_partition_that_had_no_leader_is_asked_again_when_it_has_one() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .create()
+            .unwrap();
+        cluster.partition_leader("t", 0, None).unwrap();
+        let error = watermarks(&consumer, "t", 0).unwrap_err();
+        assert!(format!("{error:#}").contains("UnknownPartition"), "{error:#}");
+        cluster.partition_leader("t", 0, Some(1)).unwrap();
+        // What the client has learned by the first of these is there for the second.
+        let answers = [watermarks(&consumer, "t", 0), watermarks(&consumer, "t", 0)];
+        assert!(answers[1].is_ok(), "{answers:?}");
+    }
 }

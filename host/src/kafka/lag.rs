@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::consumer::REQUEST_TIMEOUT;
+use super::consumer::{REQUEST_TIMEOUT, watermarks};
 use super::settings;
 use crate::config;
 use crate::topics::ReplayTopic;
@@ -121,9 +121,7 @@ impl LagWatch {
                     .iter()
                     .any(|(topic, internal)| *internal && topic == element.topic());
                 let asked = if internal { &self.uncommitted } else { &self.committed };
-                let (low, end) = asked
-                    .fetch_watermarks(element.topic(), element.partition(), REQUEST_TIMEOUT)
-                    .with_context(|| format!("read watermarks of {}", element.topic()))?;
+                let (low, end) = watermarks(asked, element.topic(), element.partition())?;
                 Ok(Lag {
                     topic: element.topic().to_owned(),
                     partition: element.partition(),

@@ -4,6 +4,10 @@
 //! within a stage to whoever came first. A guest that runs while a stage waits that has used less gives its slot up at the next look, which a
 //! new arrival brings about at once. A stage that was idle is put to where the others are, so that nobody saves up a claim to all cores;
 //! one look's worth of it is kept, so that short pauses between calls cost nothing. A call that waits inside the host holds no slot.
+//!
+//! Some of what a guest does cannot be interrupted: filling a large memory is one instruction. A stage that has used less than those who run
+//! does not wait for its end: after a moment it is lent a slot, and the operating system shares the cores. The loan is paid back by the first
+//! of those ahead who looks or leaves.
 //! `Queue` decides and knows neither clock nor threads; the rest is waiting.
 
 use std::collections::VecDeque;
@@ -18,11 +22,17 @@ use super::bounds::thread_cpu_time;
 const CREDIT: Duration = Duration::from_millis(10);
 /// How far ahead of a waiting stage a guest must be to give its slot up; changing threads for less would cost more than it gives.
 const AHEAD: Duration = Duration::from_millis(1);
+/// How long a guest that is made to look may take until it does; one that takes longer cannot be interrupted now.
+const MOMENT: Duration = Duration::from_millis(1);
+/// The longest time between two attempts to borrow a slot.
+const PATIENCE_MAX: Duration = Duration::from_millis(8);
 
 /// Who holds slots and who waits for one; `T` is how somebody who waits is told.
 struct Queue<T> {
     slots: usize,
     free: usize,
+    /// Slots beyond those that there are, in use.
+    lent: usize,
     stages: Vec<Stage<T>>,
     /// The least virtual time of the stages that were active of late; it never goes back.
     clock: Duration,
@@ -41,6 +51,7 @@ impl<T> Queue<T> {
         Self {
             slots,
             free: slots,
+            lent: 0,
             stages: Vec::new(),
             clock: Duration::ZERO,
             waiting: 0,
@@ -87,6 +98,10 @@ impl<T> Queue<T> {
     fn leave(&mut self, stage: usize, used: Duration) -> Option<T> {
         self.charge(stage, used);
         self.stages[stage].running -= 1;
+        if self.lent > 0 {
+            self.lent -= 1;
+            return None;
+        }
         let next = self.next();
         if next.is_none() {
             self.free += 1;
@@ -94,19 +109,48 @@ impl<T> Queue<T> {
         next
     }
 
-    /// Somebody of a stage has used so much CPU time and would go on. Some: a stage waits that has used less, so the slot goes to this ticket, and
-    /// one's own waits.
-    fn look(&mut self, stage: usize, used: Duration, ticket: impl FnOnce() -> T) -> Option<T> {
+    /// Somebody of a stage has used so much CPU time and would go on.
+    fn look(&mut self, stage: usize, used: Duration, ticket: impl FnOnce() -> T) -> Turn<T> {
         self.charge(stage, used);
-        let least = self.least_waiting()?;
-        if self.stages[stage].used <= self.stages[least].used + AHEAD {
-            return None;
+        let least_waiting = self.least_waiting().map(|least| self.stages[least].used);
+        let runs_for_less = || {
+            let running = self.stages.iter().filter(|stage| stage.running > 0);
+            running.map(|stage| stage.used).min()
+        };
+        let pays_back = self.lent > 0 && runs_for_less().is_some_and(|least| self.is_ahead(stage, least));
+        if !pays_back && !least_waiting.is_some_and(|least| self.is_ahead(stage, least)) {
+            return Turn::GoesOn;
         }
         self.stages[stage].running -= 1;
-        let next = self.next();
+        let next = match pays_back {
+            true => {
+                self.lent -= 1;
+                None
+            }
+            false => self.next(),
+        };
         self.stages[stage].waiting.push_back(ticket());
         self.waiting += 1;
-        next
+        Turn::GivesUp(next)
+    }
+
+    /// A stage waits although who runs was made to look. Some: it has used less than they and less than all others who wait, and this ticket of it
+    /// is lent a slot.
+    fn borrow(&mut self, stage: usize) -> Option<T> {
+        if self.lent == self.slots || self.least_waiting() != Some(stage) {
+            return None;
+        }
+        let used = self.stages[stage].used;
+        let all_ahead = |other: usize| self.stages[other].running == 0 || self.is_ahead(other, used);
+        if !(0..self.stages.len()).all(all_ahead) {
+            return None;
+        }
+        self.lent += 1;
+        self.next()
+    }
+
+    fn is_ahead(&self, stage: usize, used: Duration) -> bool {
+        self.stages[stage].used > used + AHEAD
     }
 
     fn charge(&mut self, stage: usize, used: Duration) {
@@ -143,6 +187,14 @@ impl<T> Queue<T> {
     }
 }
 
+/// What becomes of a guest that runs.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn<T> {
+    GoesOn,
+    /// It waits for its next turn; the slot goes to this ticket, or back to whom it was lent by.
+    GivesUp(Option<T>),
+}
+
 /// How a thread that waits is told that the slot is its own.
 struct Ticket {
     thread: Thread,
@@ -162,10 +214,17 @@ impl Ticket {
         self.thread.unpark();
     }
 
-    fn wait(&self) {
+    /// Waits for so long at the most; true when the slot is granted.
+    fn wait(&self, most: Duration) -> bool {
+        let until = Instant::now() + most;
         while !self.granted.load(Ordering::Acquire) {
-            std::thread::park();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::park_timeout(left);
         }
+        true
     }
 }
 
@@ -248,9 +307,11 @@ impl Seat {
         let Share { slots, stage } = &self.share;
         let used = self.used(cpu_now);
         let mut own = None;
-        let next = slots.locked(|queue| queue.look(*stage, used, || Arc::clone(own.insert(Ticket::new()))));
-        if let (Some(next), Some(own)) = (next, own) {
+        let turn = slots.locked(|queue| queue.look(*stage, used, || Arc::clone(own.insert(Ticket::new()))));
+        if let Turn::GivesUp(Some(next)) = turn {
             next.grant();
+        }
+        if let Some(own) = own {
             self.wait(&own);
         }
     }
@@ -271,8 +332,19 @@ impl Seat {
     }
 
     fn wait(&self, ticket: &Ticket) {
+        let Share { slots, stage } = &self.share;
         let began = Instant::now();
-        ticket.wait();
+        let mut patience = MOMENT;
+        while !ticket.wait(patience) {
+            (slots.nudge)();
+            if ticket.wait(MOMENT) {
+                break;
+            }
+            if let Some(next) = slots.locked(|queue| queue.borrow(*stage)) {
+                next.grant();
+            }
+            patience = PATIENCE_MAX.min(patience * 2);
+        }
         self.waited_ns
             .fetch_add(nanoseconds(began.elapsed()), Ordering::Relaxed);
     }

@@ -59,11 +59,13 @@ fn play(slots: usize, habits: &[Habit], duration: u32) -> Vec<u32> {
                 };
                 queue.leave(habits[worker].stage, MS)
             } else {
-                let next = queue.look(habits[worker].stage, MS, || worker);
-                if next.is_some() {
-                    states[worker] = State::Waiting;
+                match queue.look(habits[worker].stage, MS, || worker) {
+                    Turn::GoesOn => None,
+                    Turn::GivesUp(next) => {
+                        states[worker] = State::Waiting;
+                        next
+                    }
                 }
-                next
             };
             if let Some(next) = next {
                 states[next] = State::Running { left: left[next] };
@@ -113,7 +115,7 @@ fn within_a_stage_who_came_first_is_first() {
     }
     assert_eq!(
         queue.look(stage, MS * 100, || 9),
-        None,
+        Turn::GoesOn,
         "a stage is never ahead of itself"
     );
     let order: Vec<_> = (0..4).map(|_| queue.leave(stage, MS)).collect();
@@ -139,8 +141,8 @@ fn a_stage_that_was_alone_owes_nothing_to_those_who_come_between_its_calls() {
     // Nobody is active at this moment.
     assert!(queue.arrive(new, || 1));
     assert!(!queue.arrive(old, || 0));
-    assert_eq!(queue.look(new, MS * 9, || 1), None);
-    assert_eq!(queue.look(new, MS * 3, || 1), Some(0));
+    assert_eq!(queue.look(new, MS * 9, || 1), Turn::GoesOn);
+    assert_eq!(queue.look(new, MS * 3, || 1), Turn::GivesUp(Some(0)));
 }
 
 #[test]
@@ -222,4 +224,38 @@ fn a_stage_is_crowded_when_more_of_its_calls_wait_than_there_are_slots() {
     }
     queue.arrive(mine, || 4);
     assert!(queue.is_crowded(mine) && !queue.is_crowded(other));
+}
+
+#[test]
+fn who_has_used_less_is_lent_a_slot_and_who_is_ahead_pays_it_back() {
+    let mut queue: Queue<&str> = Queue::new(1);
+    let (stuck, other, quick) = (queue.stage("stuck"), queue.stage("other"), queue.stage("quick"));
+    assert!(queue.arrive(stuck, || "stuck"));
+    assert!(!queue.arrive(other, || "other"));
+    assert_eq!(queue.borrow(other), None, "nobody is ahead of it yet");
+    queue.charge(stuck, MS * 20);
+    assert!(!queue.arrive(quick, || "quick"));
+    assert_eq!(queue.borrow(quick), None, "another has used as little");
+    assert_eq!(queue.borrow(other), Some("other"));
+    assert_eq!(queue.borrow(quick), None, "as many are lent as there are");
+    // The one who was stuck looks at last.
+    assert_eq!(queue.look(stuck, MS * 50, || "stuck"), Turn::GivesUp(None));
+    assert_eq!(queue.leave(other, MS), Some("quick"));
+    assert_eq!(queue.leave(quick, MS), Some("stuck"));
+    assert_eq!(queue.leave(stuck, MS), None);
+    assert_eq!((queue.free, queue.lent, queue.waiting), (1, 0, 0));
+}
+
+#[test]
+fn a_loan_ends_with_the_call_that_it_was_for() {
+    let mut queue: Queue<&str> = Queue::new(2);
+    let (stuck, quick) = (queue.stage("stuck"), queue.stage("quick"));
+    assert!(queue.arrive(stuck, || "a") && queue.arrive(stuck, || "b"));
+    queue.charge(stuck, MS * 20);
+    assert!(!queue.arrive(stuck, || "c") && !queue.arrive(quick, || "quick"));
+    assert_eq!(queue.borrow(stuck), None, "nobody borrows to get further ahead");
+    assert_eq!(queue.borrow(quick), Some("quick"));
+    assert_eq!(queue.leave(quick, MS), None);
+    assert_eq!(queue.leave(stuck, MS), Some("c"));
+    assert_eq!((queue.free, queue.lent, queue.waiting), (0, 0, 0));
 }

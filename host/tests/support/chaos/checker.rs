@@ -1,7 +1,8 @@
 //! Decides whether exactly once held: from what was sent, what a `read_committed` reader saw, and every offset that was committed.
 //! Pure: no clock, no I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 /// A record's identity: its number among the records of its key, and among those of the partition it was sent to.
@@ -88,16 +89,20 @@ pub(crate) enum Violation {
     },
 }
 
-/// Finds all violations. `seen` is ordered within each of its places, `committed` by time.
+/// Finds all violations. `sent` is what stands in the input, so a record that its sender doubled is there twice and has to come out twice. `seen`
+/// is ordered within each of its places, `committed` by time.
 pub(crate) fn check(sent: &[Numbered], seen: &[Seen], committed: &[Committed]) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let known: HashSet<Numbered> = sent.iter().copied().collect();
+    let mut known: HashMap<Numbered, usize> = HashMap::new();
+    for record in sent {
+        *known.entry(*record).or_default() += 1;
+    }
     let mut counts: HashMap<Numbered, usize> = HashMap::new();
     let mut last_of_key: HashMap<(bool, u32), u64> = HashMap::new();
     let mut last_of_partition: HashMap<(Place, i32), u64> = HashMap::new();
 
     for Seen { place, text } in seen {
-        let Some(record) = Numbered::parse(text).filter(|record| known.contains(record)) else {
+        let Some(record) = Numbered::parse(text).filter(|record| known.contains_key(record)) else {
             violations.push(Violation::Foreign(text.clone()));
             continue;
         };
@@ -119,10 +124,13 @@ pub(crate) fn check(sent: &[Numbered], seen: &[Seen], committed: &[Committed]) -
         }
     }
     for record in sent {
-        match counts.get(record) {
-            None => violations.push(Violation::Lost(*record)),
-            Some(1) => {}
-            Some(count) => violations.push(Violation::Doubled(*record, *count)),
+        // Each record is judged once.
+        let Some(copies) = known.remove(record) else { continue };
+        let count = counts.get(record).copied().unwrap_or(0);
+        match count.cmp(&copies) {
+            Ordering::Less => violations.push(Violation::Lost(*record)),
+            Ordering::Equal => {}
+            Ordering::Greater => violations.push(Violation::Doubled(*record, count)),
         }
     }
     violations.extend(steps_back(committed));
@@ -198,6 +206,14 @@ mod tests {
     #[test]
     fn a_doubled_record_is_found() {
         assert_eq!(verdict(&[0, 1, 2, 0, 3]), [Violation::Doubled(sent()[0], 2)]);
+    }
+
+    #[test]
+    fn a_record_that_its_sender_doubled_comes_out_twice() {
+        let mut sent = sent();
+        sent.push(sent[3]);
+        assert_eq!(check(&sent, &seen(&[0, 1, 2, 3, 3]), &[]), []);
+        assert_eq!(check(&sent, &seen(&[0, 1, 2, 3]), &[]), [Violation::Lost(sent[3])]);
     }
 
     #[test]

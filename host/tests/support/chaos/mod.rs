@@ -8,7 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod load;
 pub(crate) mod outages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
-use self::checker::{Committed, Place, Seen, Violation};
+use self::checker::{Committed, Numbered, Place, Seen, Violation};
 use self::events::EventLog;
 use self::fleet::{Fleet, Hazards};
 use self::load::Load;
@@ -141,8 +141,23 @@ impl Topics {
         }
     }
 
-    /// Compares what came out, and every offset that was ever committed, with what was sent.
-    pub(crate) fn verdict(&self, sent: &[checker::Numbered]) -> Vec<Violation> {
+    /// Compares what came out, and every offset that was ever committed, with what stands in the input, where all of `sent` must be.
+    pub(crate) fn verdict(&self, sent: &[Numbered]) -> Vec<Violation> {
+        let read = self.kafka.read_committed(&self.input);
+        let input: Vec<Numbered> = read
+            .iter()
+            .filter_map(|placed| Numbered::parse(placed.record.value_text()))
+            .collect();
+        let arrived: HashSet<&Numbered> = input.iter().collect();
+        assert!(
+            sent.iter().all(|record| arrived.contains(record)),
+            "the sender has lost records"
+        );
+        if input.len() > sent.len() {
+            // The sender is a client as any other, and brokers die under it.
+            let doubled = input.len() - sent.len();
+            let _ = writeln!(std::io::stderr(), "{doubled} records were doubled by their sender");
+        }
         let mut seen = Vec::new();
         for (topic, place) in [
             (&self.output, Place::Output as fn(i32) -> Place),
@@ -162,7 +177,7 @@ impl Topics {
                 offset: commit.offset,
             })
             .collect();
-        checker::check(sent, &seen, &committed)
+        checker::check(&input, &seen, &committed)
     }
 }
 
