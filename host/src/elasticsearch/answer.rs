@@ -168,12 +168,10 @@ pub(super) fn unreachable(error: &elasticsearch::Error, timeout: Duration) -> Tr
         );
         return trouble("timeout", text);
     }
-    let mut text = format!("no answer: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text.push_str(&format!(": {inner}"));
-        source = inner.source();
-    }
+    // The outer errors only repeat the URL, and the one inside says why.
+    let causes = std::iter::successors(std::error::Error::source(error), |inner| inner.source());
+    let cause = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+    let text = format!("no answer: {cause}; is Elasticsearch there, and does `elasticsearch: url` name it?");
     trouble("no-connection", text)
 }
 
@@ -247,7 +245,7 @@ fn operators(told: &str) -> String {
 fn denied(status: u16, told: &str) -> String {
     let what = match status {
         401 => "the credentials are not accepted (401); mend `elasticsearch: username` and `password`, or `api-key`",
-        _ => "the right to write is missing (403); give the user `index`, `delete` and `create_index` on the index",
+        _ => "the right to write is missing (403); `wasmill check --connect` says which",
     };
     format!("{what}: {told}")
 }

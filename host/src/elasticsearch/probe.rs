@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer;
 use super::client::{Answered, Client};
-use crate::config::{ConfigError, Elasticsearch, IndexOutput, Pipeline};
+use crate::config::{ConfigError, DocumentAction, Elasticsearch, IndexOutput, Pipeline};
 
 /// How long one answer is waited for.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -132,7 +132,7 @@ impl Probe {
             true => self.data_stream(&name).await?,
             false => self.index(&name).await?,
         };
-        let rights = self.rights(&output.index.wildcard(), found.is_there).await?;
+        let rights = self.rights(output, found.is_there).await?;
         let what = if output.is_data_stream { "data stream" } else { "index" };
         Ok(format!("{what} `{name}`: {}, {rights}", found.told))
     }
@@ -232,8 +232,9 @@ impl Probe {
     }
 
     /// Whether the user may do what the output does.
-    async fn rights(&self, pattern: &str, is_there: bool) -> Result<String> {
-        let mut wanted = vec!["index", "delete"];
+    async fn rights(&self, output: &IndexOutput, is_there: bool) -> Result<String> {
+        let pattern = output.index.wildcard();
+        let mut wanted = needed(output);
         if !is_there {
             wanted.push("create_index");
         }
@@ -268,6 +269,17 @@ impl Probe {
             Ok(None) => Err(anyhow!("there is no server")),
             Err(error) => Err(anyhow!(answer::unreachable(&error, TIMEOUT).text)),
         }
+    }
+}
+
+/// The rights on an index that its documents need. A port for documents may bring any action, and says so nowhere.
+fn needed(output: &IndexOutput) -> Vec<&'static str> {
+    match output.action.map(|action| action.value) {
+        _ if output.is_data_stream => vec!["create_doc"],
+        Some(DocumentAction::Create) => vec!["create_doc"],
+        Some(DocumentAction::Update | DocumentAction::Upsert) => vec!["index"],
+        Some(DocumentAction::Delete) => vec!["delete"],
+        Some(DocumentAction::Index) | None => vec!["index", "delete"],
     }
 }
 

@@ -6,7 +6,7 @@ mod any_text;
 mod elasticsearch;
 mod mistakes;
 
-use wasmill::config::{self, Broker, Pipeline};
+use wasmill::config::{self, Broker, Pipeline, Target};
 
 /// Loads a text as the file `pipelines/pipeline.yaml`, with a few environment variables.
 fn check(text: &str) -> Result<Pipeline, String> {
@@ -41,4 +41,11 @@ fn with_stage_lines(lines: &str) -> String {
 fn with_kafka_lines(lines: &str) -> String {
     let stages = "stages:\n  az-filter: {plugin: filter.wasm, input: noaa-json, output: noaa-json-az}\n";
     format!("app: noaa\nkafka:\n  bootstrap.servers: localhost:9092\n{lines}{stages}")
+}
+
+fn topic_of(target: &Target) -> &str {
+    match target {
+        Target::Topic(topic) => topic,
+        other => panic!("{other:?}"),
+    }
 }

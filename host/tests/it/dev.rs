@@ -210,3 +210,37 @@ fn a_plugin_that_does_not_fit_is_told_at_its_place() {
         ran.stderr
     );
 }
+
+#[test]
+fn documents_are_shown_as_what_they_are() {
+    let place = Place::new();
+    place.plugin("documents.wasm", "host/tests/guests/document-port");
+    place.plugin("identity.wasm", "plugins/identity");
+    let by =
+        |plugin: &str, keys: &str| format!("{{plugin: {plugin}, input: in, output: {{elasticsearch: {{{keys}}}}}}}");
+    let stages = [
+        ("all", by("documents.wasm", "index: all")),
+        ("changes", by("identity.wasm", "index: 'in-{yyyy.MM}', action: upsert")),
+        ("copies", by("identity.wasm", "index: copies")),
+    ];
+    let stages: String = stages.map(|(name, stage)| format!("  {name}: {stage}\n")).concat();
+    place.write("pipeline.yaml", format!("app: demo\nstages:\n{stages}"));
+    let records = [
+        r#"{"topic":"in","key":"a","timestamp":1518567187000,"value":{"a":1,"b":{"c":1}}}"#,
+        r#"{"topic":"in","key":"a","timestamp":1518567187000,"value":{"b":{"d":2}}}"#,
+        r#"{"topic":"in","key":"b","timestamp":1518567187000,"value":{"a":3}}"#,
+        r#"{"topic":"in","key":"b","timestamp":1518567187000,"value":null}"#,
+        r#"{"topic":"in","key":"c","timestamp":1518567187000,"value":"[]"}"#,
+    ];
+    place.write("input.jsonl", records.join("\n"));
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(0);
+    let index = |name: &str| shown(&ran, &format!("index {name} (in memory, not Elasticsearch)"))[1..].to_vec();
+    assert_eq!(index("all"), [r#"  a  {"b":{"d":2}}"#, r#"  b  {"a":3}"#]);
+    assert_eq!(
+        index("in-2018.02"),
+        [r#"  a  {"a":1,"b":{"c":1,"d":2}}"#, r#"  b  {"a":3}"#]
+    );
+    assert_eq!(index("copies"), [r#"  a  {"b":{"d":2}}"#]);
+    let letters = shown(&ran, "demo.dead-letters");
+    assert_eq!(letters[0], "demo.dead-letters: 5 dead letters", "{letters:#?}");
+}

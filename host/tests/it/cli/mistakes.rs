@@ -173,3 +173,28 @@ fn a_program_that_opens_sockets_is_told_that_they_are_not_granted() {
     let (head, tail) = words.split_once("wasi:sockets/").unwrap();
     assert!(tail.contains("not granted"), "{head}");
 }
+
+#[test]
+fn an_index_with_versions_and_without_them_is_told() {
+    let place = place();
+    let to_index = |keys: &str| format!("output: {{elasticsearch: {{index: x{keys}}}}}");
+    let check = |keys: &str| {
+        let documents = format!("plugin: documents.wasm\ninput: a\n{}", to_index(""));
+        let filter = format!(
+            "plugin: filter.wasm, input: a, config: {{country: US, state: AZ}}, {}",
+            to_index(keys)
+        );
+        let section = "elasticsearch: {url: 'http://localhost:9200'}";
+        let text = format!("{}  t: {{{filter}}}\n{section}\n", pipeline(9092, &documents));
+        place.write("pipeline.yaml", &text);
+        place.run(&["check", "pipeline.yaml"])
+    };
+    let told = check("").exits(2).stderr;
+    assert!(
+        told.contains(
+            "stage `t`: port `matched` writes documents with versions to an index that stage `s` writes without them"
+        ),
+        "{told}"
+    );
+    check(", versions: none").exits(0);
+}

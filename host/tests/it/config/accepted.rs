@@ -1,15 +1,13 @@
 //! Files that are accepted, and what they become.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use wasmill::config::{
-    self, Broker, BulkDelivery, Credentials, DocumentAction, DocumentId, FaultPolicy, Guarantee, Outputs, Pipeline,
-    PluginSource, Retry, Share, Stage, Start, Swap, Target, Topics, Versions,
+    self, Broker, FaultPolicy, Guarantee, Outputs, Pipeline, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
 };
 
-use super::{check, check_with, with_kafka_lines, with_stage_lines};
+use super::{check, check_with, topic_of, with_kafka_lines, with_stage_lines};
 
 /// The example of the documentation, without what later versions bring.
 const EXAMPLE: &str = r#"
@@ -50,13 +48,6 @@ fn accepted(text: &str) -> Pipeline {
 #[track_caller]
 fn stage(lines: &str) -> Stage {
     accepted(&with_stage_lines(lines)).stages.remove(0)
-}
-
-fn topic_of(target: &Target) -> &str {
-    match target {
-        Target::Topic(topic) => topic,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
@@ -500,75 +491,4 @@ fn deep_nesting_ends_in_a_message() {
         error,
         "pipelines/pipeline.yaml:65:65: lists and maps are nested deeper than 64 levels"
     );
-}
-
-#[test]
-fn an_output_can_write_documents() {
-    let text = r#"app: shop
-kafka: {bootstrap.servers: 'k:9092'}
-elasticsearch:
-  url: ['https://localhost:9200', 'https://localhost:9201/search']
-  username: host
-  password: ${PASSWORD}
-  ca-file: certs/ca.pem
-stages:
-  catalogue:
-    plugin: p.wasm
-    input: products
-    outputs:
-      products: {elasticsearch: {index: catalogue}}
-      log:
-        elasticsearch:
-          index: "log-{yyyy.MM.dd}"
-          id: position
-          action: create
-          routing: key
-          pipeline: geo
-          versions: none
-          epoch: 3
-          bulk: {documents: 10, bytes: 1MiB, age: 1s}
-          lanes: 7
-          timeout: 5s
-"#;
-    let pipeline = accepted(text);
-    let section = pipeline.elasticsearch.as_ref().unwrap();
-    let urls: Vec<&str> = section.urls.iter().map(|url| url.as_str()).collect();
-    assert_eq!(urls, ["https://localhost:9200/", "https://localhost:9201/search"]);
-    let Credentials::Basic { username, password } = &section.credentials else {
-        panic!("{:?}", section.credentials)
-    };
-    assert_eq!((username.as_str(), password.expose()), ("host", "hunter2"));
-    assert!(!format!("{pipeline:?}").contains("hunter2"));
-    assert_eq!(
-        section.ca_file.as_ref().unwrap().value,
-        Path::new("pipelines/certs/ca.pem")
-    );
-    let outputs: Vec<_> = pipeline.stages[0].outputs.indices().collect();
-    let [plain, full] = outputs[..] else {
-        panic!("{outputs:?}")
-    };
-    assert_eq!(plain.index.as_str(), "catalogue");
-    assert!(plain.id.is_none() && plain.action.is_none() && plain.versions.is_none() && !plain.is_data_stream);
-    let delivery = BulkDelivery {
-        documents: 1_000,
-        bytes: 4 << 20,
-        age: Duration::from_millis(50),
-        lanes: 2,
-        timeout: Duration::from_secs(60),
-    };
-    assert_eq!((plain.epoch, plain.delivery), (0, delivery));
-    assert_eq!(full.index.at(Some(0)).as_deref(), Some("log-1970.01.01"));
-    assert_eq!(full.id.unwrap().value, DocumentId::Position);
-    assert_eq!(full.action.unwrap().value, DocumentAction::Create);
-    assert_eq!(full.versions.unwrap().value, Versions::None);
-    assert!(full.is_routed_by_key && full.pipeline.as_ref().unwrap().as_str() == "geo" && full.epoch == 3);
-    let delivery = BulkDelivery {
-        documents: 10,
-        bytes: 1 << 20,
-        age: Duration::from_secs(1),
-        lanes: 7,
-        timeout: Duration::from_secs(5),
-    };
-    assert_eq!(full.delivery, delivery);
-    assert_eq!(pipeline.stages[0].outputs.topics().count(), 0);
 }

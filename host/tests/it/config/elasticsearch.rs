@@ -1,6 +1,9 @@
-//! Mistakes of the `elasticsearch` section and of outputs that write documents.
+//! The `elasticsearch` section and outputs that write documents: what is accepted, and what each mistake is answered with.
 
-use wasmill::config::Broker;
+use std::path::Path;
+use std::time::Duration;
+
+use wasmill::config::{Broker, BulkDelivery, Credentials, DocumentAction, DocumentId, Versions};
 
 use super::{check, check_with};
 
@@ -125,6 +128,77 @@ fn mistakes() -> Vec<(&'static str, String)> {
 }
 
 #[test]
+fn an_output_can_write_documents() {
+    let text = r#"app: shop
+kafka: {bootstrap.servers: 'k:9092'}
+elasticsearch:
+  url: ['https://localhost:9200', 'https://localhost:9201/search']
+  username: host
+  password: ${PASSWORD}
+  ca-file: certs/ca.pem
+stages:
+  catalogue:
+    plugin: p.wasm
+    input: products
+    outputs:
+      products: {elasticsearch: {index: catalogue}}
+      log:
+        elasticsearch:
+          index: "log-{yyyy.MM.dd}"
+          id: position
+          action: create
+          routing: key
+          pipeline: geo
+          versions: none
+          epoch: 3
+          bulk: {documents: 10, bytes: 1MiB, age: 1s}
+          lanes: 7
+          timeout: 5s
+"#;
+    let pipeline = check(text).unwrap_or_else(|errors| panic!("{errors}"));
+    let section = pipeline.elasticsearch.as_ref().unwrap();
+    let urls: Vec<&str> = section.urls.iter().map(|url| url.as_str()).collect();
+    assert_eq!(urls, ["https://localhost:9200/", "https://localhost:9201/search"]);
+    let Credentials::Basic { username, password } = &section.credentials else {
+        panic!("{:?}", section.credentials)
+    };
+    assert_eq!((username.as_str(), password.expose()), ("host", "hunter2"));
+    assert!(!format!("{pipeline:?}").contains("hunter2"));
+    assert_eq!(
+        section.ca_file.as_ref().unwrap().value,
+        Path::new("pipelines/certs/ca.pem")
+    );
+    let outputs: Vec<_> = pipeline.stages[0].outputs.indices().collect();
+    let [plain, full] = outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(plain.index.as_str(), "catalogue");
+    assert!(plain.id.is_none() && plain.action.is_none() && plain.versions.is_none() && !plain.is_data_stream);
+    let delivery = BulkDelivery {
+        documents: 1_000,
+        bytes: 4 << 20,
+        age: Duration::from_millis(50),
+        lanes: 4,
+        timeout: Duration::from_secs(60),
+    };
+    assert_eq!((plain.epoch, plain.delivery), (0, delivery));
+    assert_eq!(full.index.at(Some(0)).as_deref(), Some("log-1970.01.01"));
+    assert_eq!(full.id.unwrap().value, DocumentId::Position);
+    assert_eq!(full.action.unwrap().value, DocumentAction::Create);
+    assert_eq!(full.versions.unwrap().value, Versions::None);
+    assert!(full.is_routed_by_key && full.pipeline.as_ref().unwrap().as_str() == "geo" && full.epoch == 3);
+    let delivery = BulkDelivery {
+        documents: 10,
+        bytes: 1 << 20,
+        age: Duration::from_secs(1),
+        lanes: 7,
+        timeout: Duration::from_secs(5),
+    };
+    assert_eq!(full.delivery, delivery);
+    assert_eq!(pipeline.stages[0].outputs.topics().count(), 0);
+}
+
+#[test]
 fn every_mistake_about_documents_names_the_thing_and_what_is_allowed() {
     let mut answers = String::new();
     for (title, text) in mistakes() {
@@ -132,7 +206,7 @@ fn every_mistake_about_documents_names_the_thing_and_what_is_allowed() {
         assert!(!answer.contains(CREDENTIALS), "{answer}");
         let numbered = text.lines().enumerate().skip(2);
         let numbered: String = numbered
-            .map(|(index, line)| format!("{:>3} | {line}\n", index + 1))
+            .map(|(index, line)| format!("{:>3} | {}\n", index + 1, line.replace(CREDENTIALS, "..")))
             .collect();
         answers.push_str(&format!("## {title}\n{numbered}{answer}\n\n"));
     }
