@@ -343,7 +343,8 @@ fn random_actions_with_kills_leave_what_a_model_says_in_opensearch() {
 fn a_host_that_commits_before_its_documents_is_found_out() {
     let violations = |sabotage: &str| {
         let run = Run::new(&Elastic::shared(), 500, 5);
-        let path = run.pipeline().write();
+        let pipeline = run.pipeline();
+        let path = pipeline.write();
         let mut host = Invocation::run(&path)
             .env("WASMILL_CHAOS", "after-commit=1")
             .env("WASMILL_SABOTAGE", sabotage)
