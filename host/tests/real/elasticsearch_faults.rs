@@ -39,7 +39,7 @@ fn acts(with_updates: bool) -> Vec<Act> {
 }
 
 /// The number in an item's body.
-fn number(item: &Item) -> u64 {
+pub(crate) fn number(item: &Item) -> u64 {
     let body = item.lines.split(|byte| *byte == b'\n').nth(1).unwrap();
     let body: Value = serde_json::from_slice(body).unwrap();
     let document = ["doc", "upsert"]

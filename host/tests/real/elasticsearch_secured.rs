@@ -78,7 +78,7 @@ fn a_server_that_is_not_trusted_is_an_error_that_says_so() {
     let mut entry = entry(&documents, user("elastic"), "none of its business");
     entry.pipeline = entry.pipeline.without_key(&["elasticsearch"], "ca-file");
     Invocation::new(&["check", entry.pipeline.write().to_str().unwrap(), "--connect"])
-        .exits(1, PATIENCE)
+        .exits(2, PATIENCE)
         .says("certificate");
 }
 

@@ -104,7 +104,7 @@ pub(crate) struct EsProxy {
 }
 
 impl EsProxy {
-    /// A proxy that passes everything on to `http://HOST:PORT`.
+    /// A proxy that passes everything on to an address without TLS.
     pub(crate) fn new(upstream: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
