@@ -24,6 +24,7 @@ const BROKERS_SECONDS: u16 = 5;
 pub(super) struct Refusal {
     status: StatusCode,
     error: String,
+    written: &'static str,
     retry_after: Option<u16>,
     /// What was full, for the metrics.
     pub(super) full: Option<&'static str>,
@@ -34,6 +35,7 @@ impl Refusal {
         Self {
             status,
             error: error.into(),
+            written: "none",
             retry_after: None,
             full: None,
         }
@@ -48,11 +50,21 @@ impl Refusal {
         }
     }
 
-    /// The same request may come again a little later.
-    pub(super) fn later(status: StatusCode, error: impl Into<String>) -> Self {
+    /// The host has lost sight of records that were handed over.
+    pub(super) fn undecided() -> Self {
         Self {
+            written: "unknown",
+            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the host failed; its log says why")
+        }
+    }
+
+    /// The first request with the same key is on its way; what it writes, its own answer tells.
+    pub(super) fn in_flight() -> Self {
+        let error = "a request with this Idempotency-Key is not answered yet; come again for its answer";
+        Self {
+            written: "unknown",
             retry_after: Some(CROWDED_SECONDS),
-            ..Self::new(status, error)
+            ..Self::new(StatusCode::CONFLICT, error)
         }
     }
 }
@@ -61,7 +73,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let failure = Failure {
             error: &self.error,
-            written: "none",
+            written: self.written,
             records: None,
         };
         let mut response = json(self.status, &failure, None);

@@ -141,7 +141,13 @@ async fn take(
         return Err(no_memory());
     }
     shared.show_memory();
-    write::write(shared, topic, key, &bytes, &parsed, held).await
+    let ending = write::write(shared, topic, key, &bytes, parsed, held)?;
+    // The producer has a copy of its own.
+    drop(bytes);
+    ending.await.map_err(|error| {
+        tracing::error!(%error, "a request was not seen to its end");
+        Refusal::undecided()
+    })
 }
 
 fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {

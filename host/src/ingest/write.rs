@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use sha2::{Digest as _, Sha256};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::answer::{self, Refusal, Told};
@@ -23,15 +24,16 @@ const MESSAGE_ID: &str = "wasmill.message-id";
 /// The longest part of a record's name that its message id repeats.
 const NAME_BYTES_MAX: usize = 256;
 
-pub(super) async fn write(
+/// Hands the records over. What comes back sees the request to its end, whether or not anybody waits for it.
+pub(super) fn write(
     shared: &Arc<Shared>,
     topic: &Topic,
     key: Option<&str>,
     bytes: &[u8],
-    body: &Body<'_>,
+    body: Body<'_>,
     held: Held,
-) -> Result<Response, Refusal> {
-    let count = body.records.len();
+) -> Result<JoinHandle<Response>, Refusal> {
+    let (count, is_array) = (body.records.len(), body.is_array);
     let mut again = false;
     let mut turn = None;
     let known = match key {
@@ -48,7 +50,7 @@ pub(super) async fn write(
         },
     };
     let mut steps = Vec::with_capacity(count);
-    for ((index, record), known) in body.records.iter().enumerate().zip(known) {
+    for ((index, record), known) in body.records.into_iter().enumerate().zip(known) {
         let unique = key.map_or_else(Uuid::new_v4, |key| derived(topic, key, index, record.value));
         let message_id = message_id(record.name.as_deref(), unique);
         let stage = match known {
@@ -64,10 +66,10 @@ pub(super) async fn write(
                 handed.map_or_else(Stage::Refused, |report| Stage::Handed(report, record.value.len()))
             }
         };
-        steps.push((record.name.clone(), message_id, stage));
+        steps.push((record.name, message_id, stage));
     }
-    let (shared, topic, is_array) = (Arc::clone(shared), topic.name.clone(), body.is_array);
-    let ending = tokio::spawn(async move {
+    let (shared, topic) = (Arc::clone(shared), topic.name.clone());
+    Ok(tokio::spawn(async move {
         let told = finish(&shared, &topic, steps).await;
         if let Some(turn) = turn {
             turn.end(told.iter().map(|told| told.outcome.ok()).collect());
@@ -80,11 +82,7 @@ pub(super) async fn write(
             shared.metrics.repeated();
         }
         response
-    });
-    ending.await.map_err(|error| {
-        tracing::error!(%error, "a request was not seen to its end");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the host failed")
-    })
+    }))
 }
 
 /// Where a record is on its way.
@@ -171,10 +169,7 @@ impl Turn {
                 Ok(Begin::Write(turn, known))
             }
             Begun::Again(known) => Ok(Begin::Again(known.into_iter().map(Some).collect())),
-            Begun::InFlight => Err(Refusal::later(
-                StatusCode::CONFLICT,
-                "a request with this Idempotency-Key is not answered yet; come again for its answer",
-            )),
+            Begun::InFlight => Err(Refusal::in_flight()),
             Begun::Differs => Err(Refusal::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "this Idempotency-Key belongs to a request with another body; use a key of its own",
