@@ -18,12 +18,20 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::config::{Location, MailServer, Pipeline, Target};
 use crate::dead_letter::Origin;
-use crate::external::{Answer, Trouble};
+use crate::external::{Answer, Bounds, Trouble};
 use mail::Server;
 use memory::Memory;
 
 /// How long `check --connect` waits for a mail server.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One alert is one request, and none waits for another.
+const BOUNDS: Bounds = Bounds {
+    items_max: 1,
+    bytes_max: usize::MAX,
+    age: Duration::ZERO,
+    wait: Duration::from_millis(50),
+};
 
 /// What alerts are handed to.
 #[derive(Clone)]

@@ -97,7 +97,9 @@ fn mixed_versions(ready: &[Ready]) -> Vec<ConfigError> {
         for (port, way) in ports.iter().zip(prepared.routes.ways()) {
             let Way::Exit(exit) = *way else { continue };
             let exit = &place.exits[exit];
-            let ExitKind::Elasticsearch(index) = &exit.kind;
+            let ExitKind::Elasticsearch(index) = &exit.kind else {
+                continue;
+            };
             let is_versioned = index.is_versioned(port.kind);
             let stage = place.stage.name.as_str();
             let (first, other) = *known.entry(index.name()).or_insert((is_versioned, stage));

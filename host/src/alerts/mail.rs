@@ -338,11 +338,7 @@ impl Sender for Mailer {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds {
-            items_max: 1,
-            bytes_max: usize::MAX,
-            age: Duration::ZERO,
-        }
+        super::BOUNDS
     }
 }
 

@@ -195,11 +195,7 @@ impl Sender for Webhook {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds {
-            items_max: 1,
-            bytes_max: usize::MAX,
-            age: Duration::ZERO,
-        }
+        super::BOUNDS
     }
 }
 
