@@ -21,6 +21,7 @@ use crate::kafka::ffi::{CallError, Headers, Message, Produce};
 use crate::kafka::producer::{Blame, DeliveryFailure, Producer, blame};
 use crate::kafka::{Code, Offsets, Properties};
 use crate::reply::Checked;
+use crate::rights::Right;
 use crate::route::{Bytes, Delivery};
 
 /// What a record of the v2 format can cost beyond its parts, as librdkafka reckons it.
@@ -394,7 +395,10 @@ impl Sink {
             chaos::kill(Point::AfterOffsetsSent);
         } else if list.count() > 0 {
             let sent = self.producer()?.send_offsets(list, consumer.handle());
-            sent.map_err(|error| self.failed(error))?;
+            sent.map_err(|error| match error.code {
+                Code::GroupAuthorizationFailed => Failure::Stop(Right::on_group(consumer.group()).lost()),
+                _ => self.failed(error),
+            })?;
             chaos::kill(Point::AfterOffsetsSent);
         }
         self.delivered()?;

@@ -173,6 +173,11 @@ impl Consumer {
         self.consumer.subscribe(topics).context("subscribe")
     }
 
+    /// The group's name.
+    pub(crate) fn group(&self) -> &str {
+        &self.consumer.context().group
+    }
+
     /// The handle that a transactional producer needs to take the group's metadata from.
     pub(crate) fn handle(&self) -> &GroupConsumer {
         &self.consumer

@@ -175,7 +175,7 @@ fn a_run_with_the_least_rights_is_exactly_once_whatever_is_killed_and_letters_ca
 
     let path = place.path.to_str().unwrap();
     let refused = place.command(&["dlq", "ls", path]).exits(1, PATIENCE);
-    refused.says(&place.letters);
+    refused.says(&format!("the right Read on topic `{}.copy.replay`", place.app));
     place.never_tells_the_password(&refused);
     place.allow(&place.for_replays());
     place
