@@ -111,7 +111,7 @@ pub struct BulkDelivery {
     pub bytes: u64,
     /// How long the first document waits for others: at most 10 s, 50 ms by default.
     pub age: Duration,
-    /// Requests in flight of one worker: 1 to 64, 2 by default.
+    /// Requests in flight of one worker: 1 to 64, 4 by default.
     pub lanes: u16,
     /// How long an answer is waited for: 1 s to 10 m, 60 s by default.
     pub timeout: Duration,
@@ -318,7 +318,7 @@ fn delivery(section: &Section<'_>) -> Option<BulkDelivery> {
     let age = or(get(&bulk, "age"), Duration::from_millis(50), |field| {
         duration(field, Duration::ZERO..=Duration::from_secs(10)).map(|age| age.value)
     });
-    let lanes = or(section.get("lanes"), 2, |field| {
+    let lanes = or(section.get("lanes"), 4, |field| {
         integer(field, 1..=64).map(|lanes| lanes.value)
     });
     let timeout = or(section.get("timeout"), Duration::from_secs(60), |field| {

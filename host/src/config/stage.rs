@@ -242,7 +242,11 @@ fn target(field: &Field<'_>) -> Option<Target> {
     }
     let entries = field.entries()?;
     let known = |name: &str| TARGET.allowed.contains(&name) || TARGET.later.contains(&name);
-    if !entries.iter().any(|(key, _)| known(&key.scalar.text)) {
+    // `{PORT: TOPIC}` was meant for `outputs`.
+    if entries
+        .iter()
+        .all(|(key, field)| !field.is_map() && !known(&key.scalar.text))
+    {
         return field
             .wrong_kind("a topic or {elasticsearch: {index: ..}} (`outputs: {PORT: TOPIC}` gives each port its own)");
     }

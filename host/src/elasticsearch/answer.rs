@@ -168,12 +168,14 @@ pub(super) fn unreachable(error: &elasticsearch::Error, timeout: Duration) -> Tr
         );
         return trouble("timeout", text);
     }
-    let mut text = format!("no answer: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text.push_str(&format!(": {inner}"));
-        source = inner.source();
-    }
+    // The outer errors only repeat the URL, and the one inside says why.
+    let causes = std::iter::successors(std::error::Error::source(error), |inner| inner.source());
+    let cause = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+    let advice = match cause.contains("certificate") {
+        true => "give the server's certificate, or the one that signed it, by `elasticsearch: ca-file`",
+        false => "is Elasticsearch there, and does `elasticsearch: url` name it?",
+    };
+    let text = format!("no answer: {cause}; {advice}");
     trouble("no-connection", text)
 }
 
