@@ -93,7 +93,7 @@ pub(super) fn effort<'n>(get: impl Fn(&str) -> Option<Field<'n>>) -> Option<Effo
 /// Reads `{webhook: ..}` of an output.
 pub(super) fn output(field: &Field<'_>) -> Option<WebhookOutput> {
     let section = field.section(&WEBHOOK)?;
-    let url = section.required("url", "a URL, such as https://alerts.example.com/hook");
+    let url = section.required("url", "a URL, such as https://example.com/hook");
     let url = url.and_then(|field| Some((secret::read(&field)?, field)));
     let url = url.and_then(|(url, field)| {
         let host = host_of(&field, url.expose())?;
@@ -147,7 +147,7 @@ pub(super) fn output(field: &Field<'_>) -> Option<WebhookOutput> {
 /// Checks the URL and tells its host. What is wrong is said without the URL.
 fn host_of(field: &Field<'_>, text: &str) -> Option<String> {
     let Ok(url) = Url::parse(text) else {
-        return field.fail("this is no URL; write for example https://alerts.example.com/hook");
+        return field.fail("this is no URL; write for example https://example.com/hook");
     };
     if !matches!(url.scheme(), "http" | "https") {
         return field.fail("the URL of a webhook begins with http:// or https://");

@@ -13,9 +13,11 @@ const LINES_MAX: usize = 500;
 const PLUGIN_LINES_MAX: usize = 120;
 
 /// Hosts that a file may name. A registry's mirror is none of them.
-const HOSTS: [&str; 8] = [
+const HOSTS: [&str; 10] = [
+    "HOST",
     "example.com",
     "json-schema.org",
+    "kafka",
     "localhost",
     "127.0.0.1",
     "github.com",

@@ -259,6 +259,33 @@ fn a_kill_between_sending_and_committing_doubles_under_the_same_name_and_loses_n
 }
 
 #[test]
+fn a_kill_while_nobody_takes_alerts_loses_none() {
+    let port = free_port();
+    let place = Place::webhook("away", port, json!({"give-up": "1m"}));
+    let values = numbered(50);
+    let records: Vec<(&str, &str)> = values.iter().map(|value| (value.as_str(), value.as_str())).collect();
+    place.produce(&records);
+    let mut host = Invocation::run(&place.path).start();
+    host.ready();
+    // Over a second, many times as long as commits are apart.
+    wait_for("alerts to be tried several times", PATIENCE, || {
+        let metrics = admin::get(host.admin_port, "/metrics")?.1;
+        (admin::metric(&metrics, "wasmill_output_retries_total", &[])? >= 20.0).then_some(())
+    });
+    let committed = kafka::committed(&format!("{}.alert", place.app), &place.input);
+    assert_eq!(
+        committed.get(&0).copied().unwrap_or(0),
+        0,
+        "an alert that nobody has is done"
+    );
+    host.kill();
+    let hook = Hook::on(port, |_, _| Reply::status(200));
+    place.catch_up();
+    let requests = hook.requests();
+    assert_eq!(bodies(&requests).into_iter().collect::<BTreeSet<_>>().len(), 50);
+}
+
+#[test]
 fn an_outage_longer_than_a_transaction_lasts_costs_nothing() {
     let port = free_port();
     let place =
