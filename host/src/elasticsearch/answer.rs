@@ -171,7 +171,11 @@ pub(super) fn unreachable(error: &elasticsearch::Error, timeout: Duration) -> Tr
     // The outer errors only repeat the URL, and the one inside says why.
     let causes = std::iter::successors(std::error::Error::source(error), |inner| inner.source());
     let cause = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
-    let text = format!("no answer: {cause}; is Elasticsearch there, and does `elasticsearch: url` name it?");
+    let advice = match cause.contains("certificate") {
+        true => "give the server's certificate, or the one that signed it, by `elasticsearch: ca-file`",
+        false => "is Elasticsearch there, and does `elasticsearch: url` name it?",
+    };
+    let text = format!("no answer: {cause}; {advice}");
     trouble("no-connection", text)
 }
 

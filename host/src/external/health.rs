@@ -99,13 +99,22 @@ impl Health {
         }
     }
 
-    /// A lane has nothing that is to be tried again.
+    /// A lane has nothing that is to be tried again, because all was taken.
     pub(crate) fn well(&self, lane: u64) {
+        self.calm(lane, true);
+    }
+
+    /// A lane has nothing that is to be tried again, because all was given up.
+    pub(crate) fn idle(&self, lane: u64) {
+        self.calm(lane, false);
+    }
+
+    fn calm(&self, lane: u64, is_taken: bool) {
         let mut state = self.state();
         state.troubles.remove(&lane);
         if state.troubles.is_empty() {
             self.blocked.set(0);
-            if state.told.take().is_some() {
+            if state.told.take().is_some() && is_taken {
                 tracing::info!(
                     stage = self.stage,
                     output = self.output,

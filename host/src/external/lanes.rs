@@ -94,7 +94,7 @@ impl<S: Sender> Lane<S> {
             if batch.is_empty() {
                 // All that it had was given up.
                 wait = Wait::default();
-                self.told.health.well(self.number);
+                self.told.health.idle(self.number);
                 continue;
             }
             let bytes: usize = batch.iter().map(|item| item.bytes).sum();
@@ -131,7 +131,7 @@ impl<S: Sender> Lane<S> {
                 }
             }
         }
-        self.told.health.well(self.number);
+        self.told.health.idle(self.number);
     }
 
     /// Waits until a request is full or old enough. False: the worker has gone, and what it had sent is not wanted any more.
