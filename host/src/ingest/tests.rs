@@ -306,11 +306,12 @@ async fn no_room_is_told_before_the_body_is_read() {
     assert_eq!(answer.headers["retry-after"], "1");
     drop(all);
     assert_eq!(listener.post("plain", &[], "{}").await.status, 200);
-    let mut keys = listener.shared.keys.lock().unwrap();
-    for key in 0..10_000 {
-        keys.begin(std::time::Instant::now(), &key.to_string(), [0; 32], 1);
+    {
+        let mut keys = listener.shared.keys.lock().unwrap();
+        for key in 0..10_000 {
+            keys.begin(std::time::Instant::now(), &key.to_string(), [0; 32], 1);
+        }
     }
-    drop(keys);
     let answer = listener.post("plain", &[("idempotency-key", "one-more")], "{}").await;
     assert_eq!(answer.status, 429, "{}", answer.body);
     assert_eq!(listener.records("plain").len(), 1);

@@ -25,10 +25,7 @@ fn refused(text: &str, words: &str) {
 
 #[test]
 fn a_webhook_has_defaults_and_hides_its_address() {
-    let pipeline = check(&leading_to(
-        "{webhook: {url: 'https://example.com:8443/T0P/SECRET'}}",
-    ))
-    .unwrap();
+    let pipeline = check(&leading_to("{webhook: {url: 'https://example.com:8443/T0P/SECRET'}}")).unwrap();
     let Some(Target::Webhook(output)) = pipeline.stages[0].outputs.targets().next() else {
         panic!("no webhook");
     };
@@ -44,18 +41,8 @@ fn a_webhook_has_defaults_and_hides_its_address() {
 #[test]
 fn mail_goes_by_a_server_that_is_encrypted_unless_it_is_said_otherwise() {
     for (server, host, port, encryption) in [
-        (
-            "{url: 'smtp://example.com'}",
-            "example.com",
-            587,
-            Encryption::StartTls,
-        ),
-        (
-            "{url: 'smtps://example.com'}",
-            "example.com",
-            465,
-            Encryption::Tls,
-        ),
+        ("{url: 'smtp://example.com'}", "example.com", 587, Encryption::StartTls),
+        ("{url: 'smtps://example.com'}", "example.com", 465, Encryption::Tls),
         ("{url: 'smtp://[::1]:25', starttls: never}", "::1", 25, Encryption::None),
         (
             "{url: 'smtp://example.com:2525', username: me, password: {env: PASSWORD}}",
@@ -97,7 +84,10 @@ fn a_mistake_is_told_without_the_address() {
     refused(&hook(""), "missing key `url`");
     refused(&hook("url: 'hunter2'"), "this is no URL");
     refused(&hook("url: 'ftp://example.com/hunter2'"), "http:// or https://");
-    refused(&hook("url: 'http://example.com:hunter2@example.com/'"), "no credentials");
+    refused(
+        &hook("url: 'http://example.com:hunter2@example.com/'"),
+        "no credentials",
+    );
     refused(
         &hook(&format!("{url}, token: \"a\\r\\nb\"")),
         "one line of printable ASCII",
@@ -151,7 +141,10 @@ fn a_mistake_is_told_without_the_address() {
 
     refused(&with_server("{}"), "missing key `url`");
     refused(&with_server("{url: 'example.com:587'}"), "smtp://HOST:587");
-    refused(&with_server("{url: 'smtp://example.com:hunter2@example.com'}"), "no credentials");
+    refused(
+        &with_server("{url: 'smtp://example.com:hunter2@example.com'}"),
+        "no credentials",
+    );
     refused(&with_server("{url: 'smtp://example.com/x'}"), "ends with its port");
     refused(
         &with_server("{url: 'smtp://example.com', username: me}"),
