@@ -181,9 +181,8 @@ impl Run {
                     placed.record.key_text().to_owned(),
                     body["n"].as_u64().unwrap_or(u64::MAX),
                 );
-                if !history.refused.contains(&letter)
-                    && !(repeated.contains(&letter) && history.is_deleted_after(&letter))
-                {
+                let was_deleted = repeated.contains(&letter) && history.is_deleted_after(&letter);
+                if !history.refused.contains(&letter) && !was_deleted {
                     violations.push(format!(
                         "{}: {letter:?} is a dead letter without a reason",
                         documents.index

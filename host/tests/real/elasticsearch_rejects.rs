@@ -97,7 +97,7 @@ fn bodies_that_are_no_object_and_ids_that_cannot_be_cost_their_records() {
         (reject("words", "all is well"), ""),
         (Act::index(long, &object(1)), "512"),
     ];
-    documents.send(&[fits.clone()]);
+    documents.send(std::slice::from_ref(&fits));
     let all: Vec<Act> = bad.iter().map(|(act, _)| act.clone()).collect();
     let acts = among_good_ones(&all);
     documents.send(&acts);

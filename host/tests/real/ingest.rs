@@ -189,7 +189,10 @@ fn while_the_brokers_are_away_clients_are_told_so_and_nothing_acknowledged_is_lo
                 status: 503,
                 retry_after,
                 ..
-            } => Some(assert_eq!(retry_after.as_deref(), Some("5"))),
+            } => {
+                assert_eq!(retry_after.as_deref(), Some("5"));
+                Some(())
+            }
             other => panic!("{other:?}"),
         }
     });

@@ -121,7 +121,7 @@ fn overload_and_hostile_clients_cost_bounded_memory_and_no_record() {
         let Some(mut stream) = begin(&at, "Content-Length: 2\r\n\r\n{}") else {
             return;
         };
-        let again = format!("POST /producer/nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").repeat(100);
+        let again = "POST /producer/nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".repeat(100);
         stream
             .get_ref()
             .set_write_timeout(Some(Duration::from_millis(200)))
