@@ -104,7 +104,7 @@ pub(crate) fn coordinator(broker: SocketAddr, what: Coordinated, id: &str) -> Op
 }
 
 /// Sends one request on a connection of its own and returns the body of the answer.
-fn ask(broker: SocketAddr, kind: i16, version: i16, body: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn ask(broker: SocketAddr, kind: i16, version: i16, body: &[u8]) -> Option<Vec<u8>> {
     let mut request = Vec::new();
     request.extend((10 + body.len() as i32).to_be_bytes());
     request.extend(kind.to_be_bytes());

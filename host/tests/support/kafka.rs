@@ -103,7 +103,7 @@ impl Kafka {
         }
     }
 
-    fn config(&self) -> ClientConfig {
+    pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);
         config
@@ -187,7 +187,7 @@ pub(crate) fn create_topic(name: &str, partitions: i32, settings: &[(&str, &str)
     Kafka::shared().create_topic(name, partitions, settings);
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()

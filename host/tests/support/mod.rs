@@ -16,6 +16,7 @@ pub(crate) mod host;
 pub(crate) mod kafka;
 pub(crate) mod offsets_log;
 pub(crate) mod rng;
+pub(crate) mod secured;
 pub(crate) mod servers;
 pub(crate) mod swap;
 pub(crate) mod wire;

@@ -50,6 +50,7 @@ fn ask(address: String) -> Result<String, String> {
 pub(crate) struct Started {
     pub(crate) bootstrap: String,
     pub(crate) data: PathBuf,
+    printed: String,
     /// The brokers are watched by a process at the other end of this pipe, which stops them when the pipe, and with it this process, is gone.
     _lifeline: Option<ChildStdin>,
 }
@@ -73,15 +74,21 @@ impl Started {
         // Tests capture `eprintln!`; this is for whoever watches the run.
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let _ = writeln!(std::io::stderr(), "started a Kafka for this run:\n{printed}");
-        let value = |name: &str| {
-            let line = printed.lines().find_map(|line| line.strip_prefix(name));
-            line.map(str::to_owned)
-                .ok_or_else(|| format!("start-kafka.sh printed no {name}: {printed}"))
-        };
-        Ok(Self {
-            bootstrap: value("KAFKA_BOOTSTRAP=")?,
-            data: value("KAFKA_DATA=")?.into(),
+        let mut started = Self {
+            bootstrap: String::new(),
+            data: PathBuf::new(),
+            printed,
             _lifeline: lifeline,
-        })
+        };
+        started.bootstrap = started.value("KAFKA_BOOTSTRAP=")?;
+        started.data = started.value("KAFKA_DATA=")?.into();
+        Ok(started)
+    }
+
+    /// What the script printed behind this name.
+    pub(crate) fn value(&self, name: &str) -> Result<String, String> {
+        let line = self.printed.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::to_owned)
+            .ok_or_else(|| format!("start-kafka.sh printed no {name}: {}", self.printed))
     }
 }
