@@ -106,7 +106,7 @@ struct Dev {
 struct Check {
     /// The pipeline file.
     pipeline: PathBuf,
-    /// Also ask the brokers for the topics, and Elasticsearch for the indices.
+    /// Also ask the brokers for the topics and the rights to use them, and Elasticsearch for the indices.
     #[arg(long)]
     connect: bool,
 }
@@ -277,8 +277,12 @@ fn check(arguments: &Check) -> Result<()> {
         )?;
     }
     if arguments.connect {
-        for (topic, partitions) in asynchronously(topics::check(&pipeline, false))? {
+        let proof = asynchronously(topics::prove(&pipeline))?;
+        for (topic, partitions) in &proof.partitions {
             writeln!(out, "topic `{topic}`: {partitions} partitions")?;
+        }
+        for note in &proof.notes {
+            writeln!(out, "note: {note}")?;
         }
         for line in asynchronously(probe::check(&pipeline, now_ms()))? {
             writeln!(out, "{line}")?;

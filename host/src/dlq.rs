@@ -24,6 +24,7 @@ use crate::dead_letter::{self, Letter, Position, Unreadable};
 use crate::kafka::ffi::Message;
 use crate::kafka::scan::{Scan, Stretch};
 use crate::kafka::topics::{Found as Topic, Topics};
+use crate::rights::{Operation, Right};
 use filter::Filter;
 use progress::Progress;
 
@@ -81,8 +82,12 @@ impl Letters {
                 Topic::Partitions(count) => {
                     topics.insert(name, count);
                 }
-                Topic::Missing => bail!(
-                    "dead-letter topic `{name}` does not exist, or this user may not see it; `wasmill check --connect` tells of all topics"
+                Topic::Missing => {
+                    bail!("dead-letter topic `{name}` does not exist; `wasmill check --connect` tells of all topics")
+                }
+                Topic::Hidden => bail!(
+                    "dead-letter topic `{name}` does not exist, or this user may not see it; give it by: {}",
+                    Right::on_topic(Operation::Read, &name).grant(&pipeline.kafka)
                 ),
                 Topic::Refused(words) => bail!("dead-letter topic `{name}`: {words}"),
             }

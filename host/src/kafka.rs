@@ -1,8 +1,8 @@
 //! Everything that speaks to Kafka, and the only place that names the client library.
 //!
 //! `ffi` is the one module with unsafe code; `settings` makes the clients' configurations; `consumer` reads batches of messages and
-//! reports rebalances; `producer` writes in transactions; `topics` looks at topics and creates them; `scan` reads a
-//! topic without a group; `message` is for records that carry another; `lag` watches how far the groups are behind; `embedded` is the broker of
+//! reports rebalances; `producer` writes in transactions; `topics` looks at topics and creates them; `rights` asks what the user
+//! may do; `reasons` keeps why a connection fails; `scan` reads a topic without a group; `message` is for records that carry another; `lag` watches how far the groups are behind; `embedded` is the broker of
 //! `dev`. None of them knows what a plugin is.
 
 pub(crate) mod consumer;
@@ -11,6 +11,8 @@ pub(crate) mod ffi;
 pub(crate) mod lag;
 pub(crate) mod message;
 pub(crate) mod producer;
+pub(crate) mod reasons;
+pub(crate) mod rights;
 pub(crate) mod scan;
 pub(crate) mod settings;
 pub(crate) mod topics;

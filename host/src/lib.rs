@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod config;
 pub(crate) mod prepare;
+pub(crate) mod rights;
 pub(crate) mod topics;
 
 pub(crate) mod pipeline;

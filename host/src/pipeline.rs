@@ -65,7 +65,7 @@ pub(crate) struct Running {
 /// # Errors
 /// When a client cannot be made or the listener's address is taken.
 pub(crate) async fn start(pipeline: &Pipeline, stages: Vec<Ready>, options: &Options) -> Result<Running> {
-    let partitions = Arc::new(topics::check(pipeline, true).await?);
+    let partitions = Arc::new(topics::ensure(pipeline).await?);
     // The embedded broker does not know the question, and it would be asked in vain until its timeout.
     let message_limit = match options.embedded {
         true => None,

@@ -14,13 +14,14 @@ use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
 
 pub(crate) use self::failure::Failure;
-use self::failure::{failure_of, of_delivery};
+use self::failure::{denied, failure_of, of_delivery};
 use crate::chaos::{self, Point, Sabotage};
 use crate::kafka::consumer::{Consumer, TopicPartition, offsets_to_commit};
 use crate::kafka::ffi::{CallError, Headers, Message, Produce};
 use crate::kafka::producer::{Blame, DeliveryFailure, Producer, blame};
 use crate::kafka::{Code, Offsets, Properties};
 use crate::reply::Checked;
+use crate::rights::Right;
 use crate::route::{Bytes, Delivery};
 
 /// What a record of the v2 format can cost beyond its parts, as librdkafka reckons it.
@@ -315,6 +316,9 @@ impl Sink {
                         topic,
                     }));
                 }
+                Err(error) if error.code == Code::TopicAuthorizationFailed => {
+                    return Err(denied(&self.destinations[destination..=destination]));
+                }
                 // Nothing can be added to a transaction that has failed; why it has is in a delivery report.
                 Err(error) => {
                     return Err(self.failed(CallError {
@@ -350,6 +354,8 @@ impl Sink {
                 self.undelivered = true;
                 of_delivery(failure)
             }
+            // The transaction's coordinator does not say which topic it is.
+            None if error.code == Code::TopicAuthorizationFailed => denied(&self.destinations),
             None => failure_of(error),
         }
     }
@@ -389,7 +395,10 @@ impl Sink {
             chaos::kill(Point::AfterOffsetsSent);
         } else if list.count() > 0 {
             let sent = self.producer()?.send_offsets(list, consumer.handle());
-            sent.map_err(|error| self.failed(error))?;
+            sent.map_err(|error| match error.code {
+                Code::GroupAuthorizationFailed => Failure::Stop(Right::on_group(consumer.group()).lost()),
+                _ => self.failed(error),
+            })?;
             chaos::kill(Point::AfterOffsetsSent);
         }
         self.delivered()?;

@@ -24,6 +24,7 @@ use crate::breaker::Breaker;
 use crate::config::{OnFault, Start};
 use crate::external::Exits;
 use crate::fault::{Fault, Kind};
+use crate::kafka::Code;
 use crate::kafka::consumer::{Consumer, TopicPartition};
 use crate::kafka::ffi::Message;
 use crate::metrics::StageMetrics;
@@ -31,6 +32,7 @@ use crate::pack::{self, Packer};
 use crate::plugin::contract::PortKind;
 use crate::plugin::instance::{Executor, Instance};
 use crate::refusal::Halving;
+use crate::rights::{Operation, Right};
 use crate::sink::{Failure, Sink};
 use crate::status::WorkerStatus;
 use crate::topics::ReplayTopic;
@@ -150,7 +152,7 @@ pub(crate) struct Worker {
     /// When this worker was fenced of late.
     fenced: Vec<Instant>,
     /// A partition could not be read: everything since the last commit is to be given up.
-    read_failed: Option<String>,
+    read_failed: Option<Failure>,
     /// Reading errors of each partition since its last record.
     unreadable: HashMap<Slot, u32>,
 }
@@ -257,8 +259,8 @@ impl Worker {
                 continue;
             }
             self.gather();
-            if let Some(text) = self.read_failed.take() {
-                self.give_up(Failure::Abort(text))?;
+            if let Some(failure) = self.read_failed.take() {
+                self.give_up(failure)?;
                 continue;
             }
             let outcome = self.step().and_then(|()| self.commit_if_due());
@@ -360,9 +362,14 @@ impl Worker {
                     self.batcher.push(slot, message, bytes, now);
                 }
             }
+            Some(Code::TopicAuthorizationFailed) => {
+                let right = Right::on_topic(Operation::Read, &message.topic());
+                self.read_failed = Some(Failure::Stop(right.lost()));
+            }
             Some(code) => {
                 let text = message.value().map(String::from_utf8_lossy).unwrap_or_default();
-                self.read_failed = Some(format!("a partition cannot be read: {code}: {text}"));
+                let text = format!("a partition cannot be read: {code}: {text}");
+                self.read_failed.get_or_insert(Failure::Abort(text));
                 *self.unreadable.entry(slot).or_default() += 1;
             }
         }

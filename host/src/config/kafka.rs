@@ -23,6 +23,9 @@ const BOOTSTRAP: &str = "bootstrap.servers";
 /// The host's default: several times the commit interval, and short enough that a dead process does not hold readers up for long.
 const TRANSACTION_TIMEOUT_MS: i64 = 15_000;
 
+/// The value of `ssl.ca.location` that has librdkafka look for the system's own authorities.
+const SYSTEM_AUTHORITIES: &str = "probe";
+
 /// librdkafka's default, in milliseconds.
 const MAX_POLL_INTERVAL_MS: i64 = 300_000;
 
@@ -253,11 +256,27 @@ fn plain(known: &Property, name: At<&str>, value: &Field<'_>) -> Option<KafkaPro
     if let Some(mistake) = mistake(known, text) {
         return value.fail(mistake);
     }
+    let text = match is_file(known.name) && text != SYSTEM_AUTHORITIES {
+        true => value.path()?.display().to_string(),
+        false => text.to_owned(),
+    };
     Some(KafkaProperty {
         name: At::new(known.name.to_owned(), name.at),
-        value: At::new(KafkaValue::Plain(text.to_owned()), value.at()),
+        value: At::new(KafkaValue::Plain(text), value.at()),
         clients: known.clients,
     })
+}
+
+/// Whether the value is a path, which starts from the pipeline file's folder as every other one does.
+fn is_file(name: &str) -> bool {
+    [
+        "ssl.ca.location",
+        "ssl.certificate.location",
+        "ssl.crl.location",
+        "ssl.key.location",
+        "ssl.keystore.location",
+    ]
+    .contains(&name)
 }
 
 /// What librdkafka, or a guarantee of the host, has against this value.

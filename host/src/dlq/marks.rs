@@ -14,6 +14,7 @@ use crate::config::{Pipeline, Stage};
 use crate::dead_letter::{self, Mark, Original, Position};
 use crate::kafka::scan::{Scan, Stretch};
 use crate::kafka::topics::{Found, Topics};
+use crate::rights::{Operation, Right};
 use crate::topics::replay_topic;
 
 /// The letters that were replayed.
@@ -134,6 +135,10 @@ fn told(found: BTreeMap<String, Found>) -> Result<BTreeMap<String, i32>> {
                 told.insert(name, count);
             }
             Found::Missing => {}
+            Found::Hidden => bail!(
+                "what was replayed cannot be known: this user may not see replay topic `{name}`, if there is one; give it {}",
+                Right::on_topic(Operation::Read, &name)
+            ),
             Found::Refused(words) => {
                 bail!(
                     "what was replayed cannot be known: replay topic `{name}`: {words}; run the command again when the brokers tell of it"

@@ -416,7 +416,7 @@ async fn find_or_create(pipeline: &Pipeline, stage: &Stage, topic: &str, topics:
     connect(pipeline, id, None, &[])?;
     let counts = found.values().map(|found| match found {
         Topic::Partitions(count) => *count,
-        Topic::Missing | Topic::Refused(_) => 1,
+        Topic::Missing | Topic::Hidden | Topic::Refused(_) => 1,
     });
     let how = new_topic(pipeline, counts.max().unwrap_or(1));
     tracing::info!(topic, partitions = how.partitions, "creating the replay topic");

@@ -18,6 +18,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::ffi::{GroupConsumer, Message, Queue};
+use crate::rights::{HINT, Right};
 
 /// How long one question to the brokers may take (committed offsets, watermarks, a seek).
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +60,9 @@ pub(crate) struct Committed {
 /// Collects what librdkafka calls back during a poll.
 pub(crate) struct Events {
     rebalances: Mutex<VecDeque<Event>>,
+    /// What the client said of its latest error.
+    reason: Mutex<String>,
+    group: String,
     closing: AtomicBool,
     name: String,
 }
@@ -71,6 +75,7 @@ impl ClientContext for Events {
     fn error(&self, error: KafkaError, reason: &str) {
         // Errors also come as events of the main queue, where the worker decides; here they are for whoever debugs.
         tracing::debug!(client = self.name, %error, reason, "kafka client error");
+        reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -129,6 +134,8 @@ impl Consumer {
     pub(crate) fn new(name: &str, config: &ClientConfig) -> Result<Self> {
         let events = Events {
             rebalances: Mutex::default(),
+            reason: Mutex::default(),
+            group: config.get("group.id").unwrap_or_default().to_owned(),
             closing: AtomicBool::new(false),
             name: name.to_owned(),
         };
@@ -139,6 +146,11 @@ impl Consumer {
 
     pub(crate) fn subscribe(&self, topics: &[&str]) -> Result<()> {
         self.consumer.subscribe(topics).context("subscribe")
+    }
+
+    /// The group's name.
+    pub(crate) fn group(&self) -> &str {
+        &self.consumer.context().group
     }
 
     /// The handle that a transactional producer needs to take the group's metadata from.
@@ -161,7 +173,7 @@ impl Consumer {
             drop(rebalances);
             match polled {
                 Some(Ok(_)) => events.push(Event::Stray),
-                Some(Err(error)) => events.push(classify(&error)),
+                Some(Err(error)) => events.push(self.consumer.context().classify(&error)),
                 None if !rebalanced => return,
                 None => {}
             }
@@ -337,21 +349,30 @@ impl Drop for Consumer {
     }
 }
 
-fn classify(error: &KafkaError) -> Event {
-    let text = error.to_string();
-    match error {
-        KafkaError::MessageConsumptionFatal(_) => Event::Broken(text),
-        KafkaError::MessageConsumption(code) => match code {
-            RDKafkaErrorCode::PollExceeded => Event::PollExceeded,
-            RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::InvalidTopic => Event::Broken(text),
+impl Events {
+    fn classify(&self, error: &KafkaError) -> Event {
+        let reason = std::mem::take(&mut *self.reason.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = match reason.as_str() {
+            "" => error.to_string(),
+            reason => format!("{error}: {reason}"),
+        };
+        match error {
+            KafkaError::MessageConsumptionFatal(_) => Event::Broken(text),
+            KafkaError::MessageConsumption(code) => match code {
+                RDKafkaErrorCode::PollExceeded => Event::PollExceeded,
+                RDKafkaErrorCode::GroupAuthorizationFailed => {
+                    Event::Broken(format!("{}: {text}", Right::on_group(&self.group).lost()))
+                }
+                RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                    Event::Broken(format!("a right is missing; {HINT}: {text}"))
+                }
+                RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::InvalidTopic => Event::Broken(text),
+                _ => Event::Trouble(text),
+            },
             _ => Event::Trouble(text),
-        },
-        _ => Event::Trouble(text),
+        }
     }
 }
 

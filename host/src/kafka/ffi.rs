@@ -9,6 +9,8 @@
     reason = "librdkafka is a C library; each call states what makes it sound"
 )]
 
+pub(super) mod describe;
+
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::raw::c_int;
 use std::ptr::{self, NonNull};

@@ -3,42 +3,96 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::Properties;
+use super::reasons::Reasons;
+use super::rights::Answer;
 use super::settings;
 use crate::config;
 
 /// How long the first answer of a broker may take; a cluster that is starting needs some seconds.
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a first question waits before it is looked whether an answer can come at all; a later one waits twice as long as the one before.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the queue of events is looked at that has nothing for the caller.
+const EVENTS_WAIT: Duration = Duration::from_millis(50);
 
 /// What a broker says of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
     Partitions(i32),
     Missing,
+    /// This user may not see it; whether it exists the brokers do not tell.
+    Hidden,
     /// The broker's words: a missing right, a name it does not take.
     Refused(String),
 }
 
 /// A connection for looking at topics and creating them.
 pub(crate) struct Topics {
-    admin: AdminClient<DefaultClientContext>,
-    bootstrap_servers: String,
+    pub(super) observer: BaseConsumer<Reasons>,
+    properties: Properties,
+    kafka: config::Kafka,
 }
 
 impl Topics {
     /// # Errors
     /// When librdkafka refuses the configuration.
     pub(crate) fn connect(kafka: &config::Kafka) -> Result<Self> {
-        let observer = settings::observer(kafka, None);
+        let properties = settings::observer(kafka, None);
+        let observer =
+            BaseConsumer::from_config_and_context(&properties, Reasons::default()).context("create client")?;
         Ok(Self {
-            bootstrap_servers: observer.get("bootstrap.servers").unwrap_or_default().to_owned(),
-            admin: observer.create().context("create client")?,
+            observer,
+            properties,
+            kafka: kafka.clone(),
         })
+    }
+
+    pub(super) fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        self.properties.create().context("create client")
+    }
+
+    /// The brokers know who asks. Where they do not, nothing can be hidden from some and shown to others; the embedded broker would not answer
+    /// the question either.
+    fn is_secured(&self) -> bool {
+        let protocol = self.kafka.get("security.protocol");
+        protocol.is_some_and(|protocol| protocol.value.expose() != "plaintext")
+    }
+
+    /// All topics that the user may see. Asking for all never creates one, whatever the broker's settings; asking for one by name might.
+    fn metadata(&self) -> Result<Metadata> {
+        let (mut wait, mut waited) = (FIRST_WAIT, Duration::ZERO);
+        loop {
+            let error = match self.observer.fetch_metadata(None, wait) {
+                Ok(metadata) => return Ok(metadata),
+                Err(error) => error,
+            };
+            // What the client says of its connections comes by the queue, among its log lines.
+            while self.observer.poll(EVENTS_WAIT).is_some() {}
+            let reasons = self.observer.context();
+            if let Some(refusal) = reasons.refusal(&self.kafka) {
+                bail!(refusal);
+            }
+            waited += wait;
+            wait *= 2;
+            if waited >= TIMEOUT {
+                let servers = self.properties.get("bootstrap.servers").unwrap_or_default();
+                let reason = reasons.trouble().unwrap_or_else(|| error.to_string());
+                bail!(
+                    "no broker answers at {servers}; check `kafka: bootstrap.servers`, and that the brokers run: {reason}"
+                );
+            }
+        }
     }
 
     /// Looks the topics up. A topic that does not exist is not created by the look.
@@ -46,13 +100,7 @@ impl Topics {
     /// # Errors
     /// When no broker answers in time.
     pub(crate) fn look(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Found>> {
-        // Asking for all topics never creates one, whatever the broker's settings; asking for one by name might.
-        let metadata = self.admin.inner().fetch_metadata(None, TIMEOUT).map_err(|error| {
-            let servers = &self.bootstrap_servers;
-            anyhow!(
-                "no broker answers at {servers}; check `kafka: bootstrap.servers`, and that the brokers run: {error}"
-            )
-        })?;
+        let metadata = self.metadata()?;
         let found = |name: &String| {
             let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
                 return Found::Missing;
@@ -63,14 +111,29 @@ impl Topics {
                 None => Found::Partitions(i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX)),
             }
         };
-        Ok(names.iter().map(|name| (name.clone(), found(name))).collect())
+        let mut found: BTreeMap<String, Found> = names.iter().map(|name| (name.clone(), found(name))).collect();
+        if !self.is_secured() {
+            return Ok(found);
+        }
+        let missing = found.iter().filter(|(_, found)| **found == Found::Missing);
+        // Topics that the user may not see are left out of an answer about all.
+        let missing = missing.map(|(name, _)| name.clone()).collect();
+        match self.rights(&missing) {
+            Ok(answers) => {
+                let hidden = answers.into_iter().filter(|(_, answer)| *answer == Answer::Hidden);
+                found.extend(hidden.map(|(name, _)| (name, Found::Hidden)));
+            }
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "the brokers do not tell of rights"),
+        }
+        Ok(found)
     }
 
     /// The smallest `max.message.bytes` of these topics; none where the brokers do not tell (an old one, or a missing right).
     pub(crate) async fn smallest_message_limit(&self, names: &BTreeSet<&str>) -> Option<u64> {
         let topics: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-        let described = match self.admin.describe_configs(&topics, &options).await {
+        let admin = self.admin().ok()?;
+        let described = match admin.describe_configs(&topics, &options).await {
             Ok(described) => described,
             Err(error) => {
                 tracing::debug!(%error, "the brokers do not tell the settings of topics");
@@ -86,20 +149,10 @@ impl Topics {
     /// # Errors
     /// The broker's words for the first topic that it would not create.
     pub(crate) async fn create(&self, names: &[&str], how: &config::NewTopic) -> Result<()> {
-        let topics: Vec<NewTopic<'_>> = names
-            .iter()
-            .map(|name| {
-                let mut topic = NewTopic::new(name, how.partitions, TopicReplication::Fixed(how.replication));
-                for (key, value) in &how.config {
-                    topic = topic.set(key, value);
-                }
-                topic
-            })
-            .collect();
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         let results = self
-            .admin
-            .create_topics(&topics, &options)
+            .admin()?
+            .create_topics(&new_topics(names, how), &options)
             .await
             .context("create topics")?;
         for result in results {
@@ -110,4 +163,16 @@ impl Topics {
         }
         Ok(())
     }
+}
+
+/// Topics to be, as the brokers are told of them.
+pub(super) fn new_topics<'a>(names: &[&'a str], how: &'a config::NewTopic) -> Vec<NewTopic<'a>> {
+    let topics = names.iter().map(|name| {
+        let mut topic = NewTopic::new(name, how.partitions, TopicReplication::Fixed(how.replication));
+        for (key, value) in &how.config {
+            topic = topic.set(key, value);
+        }
+        topic
+    });
+    topics.collect()
 }

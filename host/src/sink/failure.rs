@@ -1,8 +1,10 @@
 //! Says what an error of writing means for the work since the last commit. Pure.
 
+use super::Destination;
 use crate::kafka::Code;
 use crate::kafka::ffi::CallError;
 use crate::kafka::producer::{Blame, DeliveryFailure, blame};
+use crate::rights::{HINT, Operation, Right};
 
 /// Why work since the last commit is lost and must be repeated.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +36,24 @@ pub(crate) enum Failure {
 pub(super) fn of_delivery(failure: DeliveryFailure) -> Failure {
     match blame(failure.code) {
         Blame::Record => Failure::Refused(failure),
+        Blame::Operator if failure.code == Code::TopicAuthorizationFailed => {
+            Failure::Stop(Right::on_topic(Operation::Write, &failure.topic).lost())
+        }
         Blame::Operator => Failure::Stop(format!("write to topic {}: {}", failure.topic, failure.code)),
         Blame::Passing => Failure::Abort(format!("write to topic {}: {}", failure.topic, failure.code)),
     }
+}
+
+/// The right to write one of these topics is missing.
+pub(super) fn denied(destinations: &[Destination]) -> Failure {
+    let topics: Vec<String> = destinations.iter().map(|known| format!("`{}`", known.topic)).collect();
+    Failure::Stop(match destinations {
+        [one] => Right::on_topic(Operation::Write, &one.topic).lost(),
+        _ => format!(
+            "the right Write on one of the topics {} is missing; {HINT}",
+            topics.join(", ")
+        ),
+    })
 }
 
 /// What a call that failed means.
@@ -47,6 +64,12 @@ pub(super) fn failure_of(error: CallError) -> Failure {
         // The group knows better who has the partitions: the offsets were refused, and the producer itself is unharmed.
         Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId if error.requires_abort => {
             Failure::Evicted(text)
+        }
+        Code::TransactionalIdAuthorizationFailed => Failure::Stop(format!(
+            "the right Write on the stage's transactional ids is missing; {HINT}: {text}"
+        )),
+        Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            Failure::Stop(format!("a right is missing; {HINT}: {text}"))
         }
         code if blame(code) == Blame::Operator => Failure::Stop(text),
         _ if error.requires_abort => Failure::Abort(text),

@@ -20,5 +20,6 @@ mod noaa;
 mod policies;
 mod records;
 mod retention;
+mod secured;
 mod swap;
 mod swap_load;

@@ -61,6 +61,7 @@ pub(super) fn check(field: &Field<'_>, kafka: &Kafka) {
     for (at, message) in aliases
         .chain(ordered)
         .chain(sasl_mistakes(kafka))
+        .chain(plaintext_mistake(kafka))
         .chain(keystore_mistake(kafka))
     {
         field.report(at, message);
@@ -128,6 +129,20 @@ fn unused_mistake(unused: &KafkaProperty) -> Mistake {
     let name = &unused.name.value;
     let message = format!("`{name}` has no effect unless `security.protocol` is sasl_ssl or sasl_plaintext");
     (unused.name.at, message)
+}
+
+/// Whoever names a certificate means the connection to be encrypted, and would not see that it is not.
+fn plaintext_mistake(kafka: &Kafka) -> Option<Mistake> {
+    let encrypted = ["ssl", "sasl_ssl"].contains(&kafka.text("security.protocol").unwrap_or("plaintext"));
+    let unused = kafka
+        .properties
+        .iter()
+        .find(|property| property.name.starts_with("ssl."));
+    unused.filter(|_| !encrypted).map(|unused| {
+        let name = &unused.name.value;
+        let message = format!("`{name}` has no effect unless `security.protocol` is ssl or sasl_ssl");
+        (unused.name.at, message)
+    })
 }
 
 fn keystore_mistake(kafka: &Kafka) -> Option<Mistake> {
