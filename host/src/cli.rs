@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::alerts;
 use crate::config::{self, Broker, ConfigError, ConfigErrors, Pipeline, PluginSource};
 use crate::dev::{self, Wishes};
 use crate::dlq::Usage;
@@ -106,7 +107,7 @@ struct Dev {
 struct Check {
     /// The pipeline file.
     pipeline: PathBuf,
-    /// Also ask the brokers for the topics and the rights to use them, and Elasticsearch for the indices.
+    /// Also ask the brokers for the topics and the rights to use them, Elasticsearch for the indices, the mail server for the login.
     #[arg(long)]
     connect: bool,
 }
@@ -286,6 +287,10 @@ fn check(arguments: &Check) -> Result<()> {
         }
         for line in asynchronously(probe::check(&pipeline, now_ms()))? {
             writeln!(out, "{line}")?;
+        }
+        if let Some(section) = &pipeline.smtp {
+            asynchronously(alerts::prove(section))?;
+            writeln!(out, "mail server {}:{}: ok", section.host, section.port)?;
         }
     }
     writeln!(out, "{}: ok", pipeline.file.display())?;

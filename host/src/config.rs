@@ -15,6 +15,7 @@ mod interpolate;
 mod json;
 mod kafka;
 mod limits;
+mod mail;
 mod model;
 mod outputs;
 mod pipeline;
@@ -22,7 +23,9 @@ mod relations;
 mod secret;
 mod section;
 mod stage;
+mod subject;
 mod values;
+mod webhook;
 mod yaml;
 
 use std::fs::File;
@@ -34,12 +37,17 @@ pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
 pub use index_name::IndexName;
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
+pub(crate) use mail::RECIPIENTS_MAX;
+pub use mail::{Encryption, MailOutput, MailServer, Recipients};
 pub use model::{
     Admin, Batch, FaultPolicy, GrantedFolder, GrantedVariable, Grants, Guarantee, Input, Limits, NewTopic, OnFault,
     Pipeline, PluginConfig, PluginSource, Retry, Share, Stage, Start, Swap, Topics,
 };
 pub use outputs::{Outputs, PortOutput, Target};
 pub use secret::Secret;
+pub use subject::Subject;
+pub(crate) use subject::Told;
+pub use webhook::{Effort, WebhookOutput};
 
 use section::{Context, Field};
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
+use crate::alerts::{self, Alerts};
 use crate::config::{At, Clients, Guarantee, KafkaProperty, KafkaValue, Pipeline, Topics};
 use crate::elasticsearch::Client;
 use crate::elasticsearch::memory::Memory;
@@ -20,6 +21,7 @@ use crate::fixture::{self, Fixture};
 use crate::kafka::embedded::{self, Embedded, Output};
 use crate::pipeline::{self, Options};
 use crate::prepare::Ready;
+use crate::printable::printable;
 
 /// Long enough for any example; a plugin that never answers is ended by its deadline long before.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -121,12 +123,16 @@ pub(crate) async fn run(
     out: &mut impl Write,
 ) -> Result<()> {
     let memory = Arc::<Memory>::default();
-    let clients = match wishes.elasticsearch {
+    let alerts = Arc::<alerts::memory::Memory>::default();
+    let mut clients = match wishes.elasticsearch {
         true => external::Clients::new(pipeline)?,
         false => external::Clients {
             elasticsearch: Some(Arc::new(Client::Memory(Arc::clone(&memory)))),
+            ..external::Clients::default()
         },
     };
+    // Nobody is alerted by somebody who tries something out.
+    clients.alerts = Alerts::Memory(Arc::clone(&alerts));
     let options = Options {
         until_caught_up: true,
         embedded: true,
@@ -153,6 +159,7 @@ pub(crate) async fn run(
     ended.await.context("shut down")??;
     let memory = (!wishes.elasticsearch).then_some(&*memory);
     show(pipeline, &broker, memory, wishes.show, out)?;
+    show_alerts(&alerts, wishes.show, out)?;
     let rate = HumanCount((total as f64 / took.as_secs_f64()) as u64);
     writeln!(
         out,
@@ -247,6 +254,25 @@ fn show_documents(pipeline: &Pipeline, memory: &Memory, limit: usize, out: &mut 
                 HumanCount((count - limit) as u64)
             )?;
         }
+    }
+    Ok(())
+}
+
+/// Shows what would have been sent.
+fn show_alerts(memory: &alerts::memory::Memory, limit: usize, out: &mut impl Write) -> Result<()> {
+    for (output, lines) in memory.contents() {
+        writeln!(
+            out,
+            "{output} (in memory, nothing is sent): {} alerts",
+            HumanCount(lines.len() as u64)
+        )?;
+        for line in lines.iter().take(limit) {
+            writeln!(out, "  {}", printable(line))?;
+        }
+        if let Some(more) = lines.len().checked_sub(limit).filter(|more| *more > 0) {
+            writeln!(out, "  ... and {} more (`--show N`)", HumanCount(more as u64))?;
+        }
+        writeln!(out)?;
     }
     Ok(())
 }

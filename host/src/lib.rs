@@ -36,6 +36,7 @@ pub(crate) mod refusal;
 pub(crate) mod route;
 pub(crate) mod sink;
 
+pub(crate) mod alerts;
 pub(crate) mod elasticsearch;
 pub(crate) mod external;
 

@@ -97,7 +97,9 @@ fn mixed_versions(ready: &[Ready]) -> Vec<ConfigError> {
         for (port, way) in ports.iter().zip(prepared.routes.ways()) {
             let Way::Exit(exit) = *way else { continue };
             let exit = &place.exits[exit];
-            let ExitKind::Elasticsearch(index) = &exit.kind;
+            let ExitKind::Elasticsearch(index) = &exit.kind else {
+                continue;
+            };
             let is_versioned = index.is_versioned(port.kind);
             let stage = place.stage.name.as_str();
             let (first, other) = *known.entry(index.name()).or_insert((is_versioned, stage));
@@ -268,13 +270,20 @@ fn bind(stage: &Stage, plugin: &Plugin, destinations: &[String], mistakes: &mut 
         }
     }
     for (port, target) in ports.iter().zip(&targets) {
-        if let (PortKind::Document, Some(Target::Topic(topic))) = (port.kind, target) {
-            let text = format!(
-                "port `{}` of plugin `{name}` gives documents, and `{}` is a topic; bind it to {{elasticsearch: {{index: ..}}}}",
-                port.name, topic.value
-            );
-            mistakes.push(stage.error(topic.at, text));
-        }
+        let (PortKind::Document, Some(target)) = (port.kind, target) else {
+            continue;
+        };
+        let what = match target {
+            Target::Elasticsearch(_) => continue,
+            Target::Topic(topic) => format!("`{}` is a topic", topic.value),
+            Target::Webhook(_) => "a webhook takes records".to_owned(),
+            Target::Smtp(_) => "a mail is made of a record".to_owned(),
+        };
+        let text = format!(
+            "port `{}` of plugin `{name}` gives documents, and {what}; bind it to {{elasticsearch: {{index: ..}}}}",
+            port.name
+        );
+        mistakes.push(stage.error(target.at(), text));
     }
     if mistakes.len() > before {
         return None;

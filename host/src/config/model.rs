@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::elasticsearch::Elasticsearch;
 use super::errors::{At, ConfigError, ConfigErrors, Location};
 use super::kafka::Kafka;
+use super::mail::MailServer;
 use super::outputs::Outputs;
 use super::secret::Secret;
 
@@ -30,6 +31,8 @@ pub struct Pipeline {
     pub kafka: Kafka,
     /// Where Elasticsearch is; there when an output writes documents, but for `dev`.
     pub elasticsearch: Option<Elasticsearch>,
+    /// Where mail is handed over; there when an output sends mail, but for `dev`.
+    pub smtp: Option<MailServer>,
     /// The HTTP listener; without it there is none.
     pub admin: Option<Admin>,
     /// What happens to topics that do not exist.

@@ -2,6 +2,8 @@
 
 use super::elasticsearch::IndexOutput;
 use super::errors::{At, Location};
+use super::mail::MailOutput;
+use super::webhook::WebhookOutput;
 
 /// Where a stage's ports lead.
 #[derive(Clone, Debug)]
@@ -26,15 +28,23 @@ impl Outputs {
     pub fn topics(&self) -> impl Iterator<Item = &At<String>> {
         self.targets().filter_map(|target| match target {
             Target::Topic(topic) => Some(topic),
-            Target::Elasticsearch(_) => None,
+            Target::Elasticsearch(_) | Target::Webhook(_) | Target::Smtp(_) => None,
         })
     }
 
     /// Every output that writes documents, in the order of the file.
     pub fn indices(&self) -> impl Iterator<Item = &IndexOutput> {
         self.targets().filter_map(|target| match target {
-            Target::Topic(_) => None,
             Target::Elasticsearch(output) => Some(output.as_ref()),
+            Target::Topic(_) | Target::Webhook(_) | Target::Smtp(_) => None,
+        })
+    }
+
+    /// Every output that sends mail, in the order of the file.
+    pub fn mails(&self) -> impl Iterator<Item = &MailOutput> {
+        self.targets().filter_map(|target| match target {
+            Target::Smtp(output) => Some(output.as_ref()),
+            Target::Topic(_) | Target::Elasticsearch(_) | Target::Webhook(_) => None,
         })
     }
 }
@@ -46,6 +56,10 @@ pub enum Target {
     Topic(At<String>),
     /// To an index of Elasticsearch.
     Elasticsearch(Box<IndexOutput>),
+    /// To a web server.
+    Webhook(Box<WebhookOutput>),
+    /// To mailboxes.
+    Smtp(Box<MailOutput>),
 }
 
 impl Target {
@@ -54,6 +68,8 @@ impl Target {
         match self {
             Self::Topic(topic) => topic.at,
             Self::Elasticsearch(output) => output.at,
+            Self::Webhook(output) => output.at,
+            Self::Smtp(output) => output.at,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::model::{Admin, NewTopic, Pipeline, Shape, Stage, Topics};
 use super::section::{Field, Keys, Section};
 use super::values::{self, integer};
 use super::yaml::Key;
-use super::{Broker, elasticsearch, kafka, relations, secret, stage};
+use super::{Broker, elasticsearch, kafka, mail, relations, secret, stage};
 
 const PIPELINE: Keys = Keys {
     allowed: &[
@@ -17,6 +17,7 @@ const PIPELINE: Keys = Keys {
         "instance",
         "kafka",
         "elasticsearch",
+        "smtp",
         "admin",
         "topics",
         "state",
@@ -61,6 +62,9 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
     let elasticsearch = section
         .get("elasticsearch")
         .map_or(Some(None), |field| elasticsearch::read(&field).map(Some));
+    let smtp = section
+        .get("smtp")
+        .map_or(Some(None), |field| mail::read(&field).map(Some));
     let admin = section.get("admin").map_or(Some(None), |field| admin(&field).map(Some));
     let topics = section
         .get("topics")
@@ -83,6 +87,9 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
     if broker == Broker::Configured && section.get("elasticsearch").is_none() {
         relations::elasticsearch_is_missing(root, &stages);
     }
+    if broker == Broker::Configured && section.get("smtp").is_none() {
+        relations::smtp_is_missing(root, &stages);
+    }
     let file = file.to_owned();
     Some(Pipeline {
         file,
@@ -90,6 +97,7 @@ pub(super) fn read(root: &Field<'_>, file: &Path, broker: Broker, shape: Shape) 
         instance: instance?,
         kafka: kafka?,
         elasticsearch: elasticsearch?,
+        smtp: smtp?,
         admin: admin?,
         topics: topics?,
         state_dir: state_dir?,

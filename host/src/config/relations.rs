@@ -69,6 +69,19 @@ pub(super) fn elasticsearch_is_missing(root: &Field<'_>, stages: &[Stage]) {
     }
 }
 
+/// Reports outputs that send mail where the file does not say by which server.
+pub(super) fn smtp_is_missing(root: &Field<'_>, stages: &[Stage]) {
+    for stage in stages {
+        for output in stage.outputs.mails() {
+            let message = format!(
+                "stage `{}`: it sends mail, and the file does not say by which server; add `smtp: {{url: ..}}` at its top",
+                stage.name.value
+            );
+            root.report(output.at, message);
+        }
+    }
+}
+
 fn is_transactional(stage: &Stage) -> bool {
     stage.guarantee.value == Guarantee::ExactlyOnce
 }

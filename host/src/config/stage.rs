@@ -13,7 +13,7 @@ use super::outputs::{Outputs, PortOutput, Target};
 use super::section::{Field, Keys, Section};
 use super::values::{self, duration, integer, size};
 use super::yaml::Key;
-use super::{elasticsearch, faults, json};
+use super::{elasticsearch, faults, json, mail, webhook};
 
 const STAGE: Keys = Keys {
     allowed: &[
@@ -50,8 +50,8 @@ const BATCH: Keys = Keys {
 
 /// The kinds of output that are no topic.
 const TARGET: Keys = Keys {
-    allowed: &["elasticsearch"],
-    later: &["webhook", "smtp"],
+    allowed: &["elasticsearch", "webhook", "smtp"],
+    later: &[],
 };
 
 const KIB: u64 = 1 << 10;
@@ -251,6 +251,15 @@ fn target(field: &Field<'_>) -> Option<Target> {
             .wrong_kind("a topic or {elasticsearch: {index: ..}} (`outputs: {PORT: TOPIC}` gives each port its own)");
     }
     let section = field.section(&TARGET)?;
+    if entries.len() > 1 {
+        return field.fail("a port leads to one place; keep one of them");
+    }
+    if let Some(output) = section.get("webhook") {
+        return Some(Target::Webhook(Box::new(webhook::output(&output)?)));
+    }
+    if let Some(output) = section.get("smtp") {
+        return Some(Target::Smtp(Box::new(mail::output(&output)?)));
+    }
     let output = elasticsearch::output(&section.get("elasticsearch")?)?;
     Some(Target::Elasticsearch(Box::new(output)))
 }

@@ -8,7 +8,10 @@ use tokio::runtime::Handle;
 
 use super::lanes::{Lanes, Told};
 use super::{Claim, Health, Item, Receipt, Ticket};
-use crate::config::{Location, Pipeline, Stage, Target};
+use crate::alerts::Alerts;
+use crate::alerts::mail::{self, Mail, Mailer};
+use crate::alerts::webhook::{self, Post, Webhook};
+use crate::config::{Location, MailOutput, Pipeline, Stage, Target, WebhookOutput};
 use crate::dead_letter::Origin;
 use crate::elasticsearch::{self, Bulk, Client, Document, Index};
 use crate::fault::Fault;
@@ -22,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(5);
 #[derive(Clone, Default)]
 pub(crate) struct Clients {
     pub(crate) elasticsearch: Option<Arc<Client>>,
+    pub(crate) alerts: Alerts,
 }
 
 impl Clients {
@@ -34,7 +38,10 @@ impl Clients {
             Some(section) => Some(Arc::new(Client::new(section)?)),
             None => None,
         };
-        Ok(Self { elasticsearch })
+        Ok(Self {
+            elasticsearch,
+            alerts: Alerts::new(pipeline)?,
+        })
     }
 }
 
@@ -52,6 +59,8 @@ pub(crate) struct Exit {
 #[derive(Clone)]
 pub(crate) enum ExitKind {
     Elasticsearch(Arc<Index>),
+    Webhook(Arc<WebhookOutput>),
+    Smtp(Arc<(MailOutput, String)>),
 }
 
 /// An item of one output, with where it goes.
@@ -64,27 +73,41 @@ pub(crate) struct Parcel {
 
 enum Content {
     Document(Document),
+    Post(Post),
+    Mail(Mail),
 }
 
 impl Exit {
     /// The exits of a stage, in the order of the file.
     pub(crate) fn all(stage: &Stage) -> Vec<Exit> {
         let mut groups: Vec<String> = Vec::new();
-        let exits = stage.outputs.targets().filter_map(|target| match target {
-            Target::Topic(_) => None,
-            Target::Elasticsearch(output) => {
-                let name = elasticsearch::name_of(output);
-                let known = groups.iter().position(|known| *known == name);
-                let group = known.unwrap_or_else(|| {
-                    groups.push(name);
-                    groups.len() - 1
-                });
-                Some(Exit {
-                    kind: ExitKind::Elasticsearch(Arc::new(Index::new(output, stage))),
-                    group,
-                    at: target.at(),
-                })
-            }
+        let exits = stage.outputs.targets().filter_map(|target| {
+            let (kind, name) = match target {
+                Target::Topic(_) => return None,
+                Target::Elasticsearch(output) => (
+                    ExitKind::Elasticsearch(Arc::new(Index::new(output, stage))),
+                    elasticsearch::name_of(output),
+                ),
+                // Two outputs to one server share nothing: no order, no headers.
+                Target::Webhook(output) => (
+                    ExitKind::Webhook(Arc::new(WebhookOutput::clone(output))),
+                    format!("{:?}", output.at),
+                ),
+                Target::Smtp(output) => (
+                    ExitKind::Smtp(Arc::new((MailOutput::clone(output), stage.group.value.clone()))),
+                    format!("{:?}", output.at),
+                ),
+            };
+            let known = groups.iter().position(|known| *known == name);
+            let group = known.unwrap_or_else(|| {
+                groups.push(name);
+                groups.len() - 1
+            });
+            Some(Exit {
+                kind,
+                group,
+                at: target.at(),
+            })
         });
         exits.collect()
     }
@@ -93,6 +116,8 @@ impl Exit {
     pub(crate) fn name(&self) -> String {
         match &self.kind {
             ExitKind::Elasticsearch(index) => index.name(),
+            ExitKind::Webhook(output) => webhook::name(output),
+            ExitKind::Smtp(_) => mail::NAME.to_owned(),
         }
     }
 
@@ -101,16 +126,51 @@ impl Exit {
     /// # Errors
     /// The fault of a record that this output can never take.
     pub(crate) fn parcel(&self, export: &Export<'_>, origin: Origin<'_>) -> Result<Option<Parcel>, Fault> {
-        match &self.kind {
+        let (content, order, bytes) = match &self.kind {
             ExitKind::Elasticsearch(index) => {
                 let document = index.document(export, origin)?;
-                Ok(Some(Parcel {
-                    group: self.group,
-                    order: document.order(),
-                    bytes: document.bytes(),
-                    content: Content::Document(document),
-                }))
+                let (order, bytes) = (document.order(), document.bytes());
+                (Content::Document(document), order, bytes)
             }
+            ExitKind::Webhook(_) => {
+                let post = Post::new(export, origin)?;
+                let (order, bytes) = (post.order(), post.bytes());
+                (Content::Post(post), order, bytes)
+            }
+            ExitKind::Smtp(output) => {
+                let mail = Mail::new(&output.0, &output.1, export, origin)?;
+                let (order, bytes) = (mail.order(), mail.bytes());
+                (Content::Mail(mail), order, bytes)
+            }
+        };
+        Ok(Some(Parcel {
+            group: self.group,
+            content,
+            order,
+            bytes,
+        }))
+    }
+}
+
+/// What an item has besides its content.
+struct Label {
+    order: u64,
+    bytes: usize,
+    ticket: Ticket,
+    claim: Claim,
+    is_repeated: bool,
+}
+
+impl Label {
+    fn on<C>(self, content: C) -> Item<C> {
+        Item {
+            content,
+            order: self.order,
+            bytes: self.bytes,
+            ticket: self.ticket,
+            claim: self.claim,
+            tries: 0,
+            is_repeated: self.is_repeated,
         }
     }
 }
@@ -118,6 +178,8 @@ impl Exit {
 /// The lanes of one group.
 enum Group {
     Elasticsearch(Lanes<Bulk>),
+    Webhook(Lanes<Webhook>),
+    Smtp(Lanes<Mailer>),
 }
 
 /// The exits of one worker.
@@ -153,6 +215,16 @@ impl Exits {
                     let bulk = Arc::new(Bulk::new(client, index));
                     groups.push(Group::Elasticsearch(Lanes::start(runtime, &bulk, index.lanes(), &told)));
                 }
+                ExitKind::Webhook(output) => {
+                    let webhook = Arc::new(Webhook::new(clients.alerts.clone(), output));
+                    let lanes = usize::from(output.effort.lanes);
+                    groups.push(Group::Webhook(Lanes::start(runtime, &webhook, lanes, &told)));
+                }
+                ExitKind::Smtp(output) => {
+                    let mailer = Arc::new(Mailer::new(clients.alerts.clone(), &output.0));
+                    let lanes = usize::from(output.0.effort.lanes);
+                    groups.push(Group::Smtp(Lanes::start(runtime, &mailer, lanes, &told)));
+                }
             }
         }
         Self {
@@ -170,27 +242,24 @@ impl Exits {
     pub(crate) fn send(&self, parcels: Vec<(Parcel, Ticket, Claim, bool)>) {
         let mut documents: Vec<Vec<Item<Document>>> = self.groups.iter().map(|_| Vec::new()).collect();
         for (parcel, ticket, claim, is_repeated) in parcels {
-            let Parcel {
-                group,
-                content,
-                order,
-                bytes,
-            } = parcel;
-            match content {
-                Content::Document(content) => documents[group].push(Item {
-                    content,
-                    order,
-                    bytes,
-                    ticket,
-                    claim,
-                    tries: 0,
-                    is_repeated,
-                }),
+            let label = Label {
+                order: parcel.order,
+                bytes: parcel.bytes,
+                ticket,
+                claim,
+                is_repeated,
+            };
+            match (parcel.content, &self.groups[parcel.group]) {
+                (Content::Document(document), _) => documents[parcel.group].push(label.on(document)),
+                (Content::Post(post), Group::Webhook(lanes)) => lanes.send([label.on(post)]),
+                (Content::Mail(mail), Group::Smtp(lanes)) => lanes.send([label.on(mail)]),
+                // What a parcel holds was made for its group.
+                (Content::Post(_) | Content::Mail(_), _) => {}
             }
         }
         for (group, documents) in self.groups.iter().zip(documents) {
-            match group {
-                Group::Elasticsearch(lanes) => lanes.send(documents),
+            if let Group::Elasticsearch(lanes) = group {
+                lanes.send(documents);
             }
         }
     }
@@ -211,6 +280,8 @@ impl Exits {
         let mut are_over = || {
             self.groups.iter_mut().all(|group| match group {
                 Group::Elasticsearch(lanes) => lanes.are_over(),
+                Group::Webhook(lanes) => lanes.are_over(),
+                Group::Smtp(lanes) => lanes.are_over(),
             })
         };
         while !are_over() && Instant::now() < until {

@@ -2,6 +2,7 @@
 //! can make the loader panic.
 
 mod accepted;
+mod alerts;
 mod any_text;
 mod elasticsearch;
 mod mistakes;

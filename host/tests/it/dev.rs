@@ -65,6 +65,36 @@ fn the_example_gives_what_it_says() {
     );
 }
 
+#[test]
+fn alerts_are_shown_and_not_sent() {
+    let place = Place::new();
+    place.plugin("identity.wasm", "plugins/identity");
+    // Whoever was told would not answer there.
+    let hook = "{webhook: {url: 'http://127.0.0.1:1/T0P-SECRET'}}";
+    let mail = "{smtp: {from: a@example.com, to: {json: /email}, subject: 'Frost: {/TMIN}'}}";
+    place.write(
+        "pipeline.yaml",
+        format!(
+            "app: demo\nstages:\n  hook: {{plugin: identity.wasm, input: in, output: {hook}}}\n  mail: {{plugin: identity.wasm, input: \
+             in, output: {mail}}}\n"
+        ),
+    );
+    let record = r#"{"topic": "in", "key": "k", "value": {"email": "ops@example.com", "TMIN": -3}}"#;
+    place.write("input.jsonl", format!("{record}\n"));
+    let ran = place.run(&["dev", "pipeline.yaml"]).exits(0);
+    let webhook = shown(&ran, "webhook 127.0.0.1:1 (in memory, nothing is sent)");
+    assert_eq!(webhook[0], "webhook 127.0.0.1:1 (in memory, nothing is sent): 1 alerts");
+    assert!(
+        webhook[1].starts_with("  in-") && webhook[1].contains("ops@example.com"),
+        "{webhook:#?}"
+    );
+    assert_eq!(
+        shown(&ran, "smtp (in memory, nothing is sent)")[1],
+        "  to ops@example.com: Frost: -3"
+    );
+    assert!(!ran.stdout.contains("T0P-SECRET") && !ran.stderr.contains("T0P-SECRET"));
+}
+
 /// A filter and a stage that misbehaves, both reading one topic.
 fn place() -> Place {
     let place = Place::new();

@@ -97,7 +97,15 @@ fn foreign_libraries_have_one_place_each() {
         product_uses(
             &["host/src/"],
             &["host/src/elasticsearch.rs", "host/src/elasticsearch/"],
-            &["elasticsearch::http", "reqwest"],
+            &["elasticsearch::http"],
+        ),
+    );
+    none(
+        "only `alerts` names what sends them",
+        product_uses(
+            &["host/src/"],
+            &["host/src/alerts.rs", "host/src/alerts/", "host/src/config/mail.rs"],
+            &["lettre", "reqwest"],
         ),
     );
     none(

@@ -12,12 +12,14 @@ pub(crate) mod cluster;
 pub(crate) mod component;
 pub(crate) mod evil;
 pub(crate) mod guests;
+pub(crate) mod hook;
 pub(crate) mod host;
 pub(crate) mod kafka;
 pub(crate) mod offsets_log;
 pub(crate) mod rng;
 pub(crate) mod secured;
 pub(crate) mod servers;
+pub(crate) mod smtp;
 pub(crate) mod swap;
 pub(crate) mod wire;
 

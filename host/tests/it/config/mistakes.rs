@@ -408,21 +408,12 @@ tables: {}
     ttl: 1d
     plugins: [a, b]
 "#;
-    let search = r#"app: noaa
-kafka: {bootstrap.servers: 'k:9092'}
-stages:
-  catalogue:
-    plugin: p.wasm
-    input: a
-    outputs: {product: {webhook: {url: 'http://localhost:8080'}}}
-"#;
     vec![
         (
             "top-level keys of later versions",
             format!("{top_level}{}", with_stage_lines("")),
         ),
         ("stage keys of later versions", with_stage_lines(stage)),
-        ("an output of a later version", search.to_owned()),
         (
             "a misspelt key of a later version",
             with_stage_lines("    windw: {tumbling: 1d}\n"),
