@@ -43,11 +43,13 @@ fn word(action: DocumentAction, version: Option<i64>, tries: u32, status: u16, k
     }
 }
 
+/// Action, version, tries before, status, error (`TYPE` or `TYPE/REASON`), and what becomes of the item.
+type Row = (DocumentAction, Option<i64>, u32, u16, &'static str, &'static str);
+
 #[test]
 fn every_status_has_its_meaning() {
     use DocumentAction::{Create, Delete, Index, Update, Upsert};
     let limit = FAILURES_MAX;
-    type Row = (DocumentAction, Option<i64>, u32, u16, &'static str, &'static str);
     let table: [Row; 40] = [
         (Index, None, 0, 200, "", "done"),
         (Index, Some(1), 0, 201, "", "done"),
