@@ -37,12 +37,17 @@ impl ClientContext for Reasons {
             Some(Code::AllBrokersDown) => {}
             // The client guesses why only now and then.
             _ if latest.trouble.as_deref().is_some_and(|known| known.contains(GUESS)) => {}
-            _ => latest.trouble = Some(reason.to_owned()),
+            _ => latest.trouble = Some(without_times(reason).to_owned()),
         }
     }
 }
 
 impl ConsumerContext for Reasons {}
+
+/// Without how long it took and how often it was so, which librdkafka adds in brackets.
+fn without_times(reason: &str) -> &str {
+    reason.split_once(" (after ").map_or(reason, |(reason, _)| reason)
+}
 
 /// How librdkafka asks whether the listener speaks something else.
 const GUESS: &str = "listener?";

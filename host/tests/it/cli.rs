@@ -105,10 +105,10 @@ fn without_a_broker(arguments: &[&str]) -> String {
 
 #[test]
 fn check_connect_without_a_broker_says_where_it_looked() {
-    insta::assert_snapshot!(without_a_broker(&["check", "pipeline.yaml", "--connect"]), @"error: no broker answers at localhost:PORT; check `kafka: bootstrap.servers`, and that the brokers run: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)");
+    insta::assert_snapshot!(without_a_broker(&["check", "pipeline.yaml", "--connect"]), @"error: no broker answers at localhost:PORT; check `kafka: bootstrap.servers`, and that the brokers run: localhost:PORT/bootstrap: Connect to ipv4#127.0.0.1:PORT failed: Connection refused");
 }
 
 #[test]
 fn run_without_a_broker_says_where_it_looked() {
-    insta::assert_snapshot!(without_a_broker(&["run", "pipeline.yaml"]), @"error: no broker answers at localhost:PORT; check `kafka: bootstrap.servers`, and that the brokers run: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)");
+    insta::assert_snapshot!(without_a_broker(&["run", "pipeline.yaml"]), @"error: no broker answers at localhost:PORT; check `kafka: bootstrap.servers`, and that the brokers run: localhost:PORT/bootstrap: Connect to ipv4#127.0.0.1:PORT failed: Connection refused");
 }
