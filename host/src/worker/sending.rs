@@ -308,15 +308,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for the acknowledgements of these partitions, no longer than this.
+    /// Waits for the acknowledgements of these partitions, no longer than this. No transaction grows old over it.
     pub(super) fn wait_for(&mut self, slots: &[Slot], budget: Duration) -> Result<(), Failure> {
         let until = Instant::now() + budget;
         let waits = |worker: &Self| {
             let outgoing = worker.outgoing.as_ref();
             outgoing.is_some_and(|outgoing| outgoing.pending.holds(slots))
         };
+        self.commit_if_due()?;
         while waits(self) && Instant::now() < until {
             self.settle(POLL)?;
+            self.commit_if_due()?;
         }
         Ok(())
     }
