@@ -104,6 +104,11 @@ impl Index {
         self.delivery
     }
 
+    /// Whether the file itself asks for versions.
+    pub(crate) fn asks_for_versions(&self) -> bool {
+        self.versions == Some(Versions::External)
+    }
+
     /// Whether documents from a port of this kind carry versions.
     pub(crate) fn is_versioned(&self, port: PortKind) -> bool {
         match (self.versions, port) {

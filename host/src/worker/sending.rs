@@ -13,13 +13,13 @@ use crate::assignment::Slot;
 use crate::chaos::{self, Point, Sabotage};
 use crate::dead_letter::{Origin, Original};
 use crate::external::pending::Pending;
-use crate::external::{Claim, Exits, Parcel, Ticket};
+use crate::external::{Claim, ExitKind, Exits, Parcel, Ticket};
 use crate::fault::{Fault, Kind};
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::ffi::Message;
 use crate::metrics::StageMetrics;
 use crate::reply::{Checked, Verdict};
-use crate::route::Routes;
+use crate::route::{Routes, Way};
 use crate::sink::Failure;
 use crate::work::Work;
 
@@ -37,6 +37,8 @@ pub(super) struct Outgoing {
     sent: HashMap<TopicPartition, i64>,
     /// What metrics know of records and bytes that wait.
     told: (usize, usize),
+    /// It was told that partitions were added under versions.
+    has_told_of_partitions: bool,
 }
 
 /// A record whose verdict is known.
@@ -64,6 +66,7 @@ impl Outgoing {
             pending: Pending::default(),
             sent: HashMap::new(),
             told: (0, 0),
+            has_told_of_partitions: false,
         }
     }
 
@@ -347,6 +350,31 @@ impl Worker {
             self.commit_if_due()?;
         }
         Ok(())
+    }
+
+    /// Tells that a partition was added while the stage runs, where that makes versions wrong.
+    pub(super) fn tell_added(&mut self, partition: &TopicPartition) {
+        let version = &self.publication.version;
+        let Some(outgoing) = self.outgoing.as_mut().filter(|one| !one.has_told_of_partitions) else {
+            return;
+        };
+        let ports = version.plugin.description.ports.iter();
+        let versioned = ports.zip(version.routes.ways()).find_map(|(port, way)| {
+            let Way::Exit(exit) = *way else { return None };
+            let exit = outgoing.exits.exit(exit);
+            let is_versioned = matches!(&exit.kind, ExitKind::Elasticsearch(index) if index.is_versioned(port.kind));
+            is_versioned.then(|| exit.name())
+        });
+        if let Some(output) = versioned {
+            outgoing.has_told_of_partitions = true;
+            tracing::error!(
+                stage = self.task.stage,
+                topic = partition.topic,
+                partition = partition.partition,
+                output,
+                "the topic got more partitions: keys have moved to small offsets, and their documents look old; raise `epoch` of this output"
+            );
+        }
     }
 
     /// Finishes what is answered before the worker ends, as far as it is acknowledged in time.
