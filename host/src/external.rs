@@ -15,7 +15,7 @@ pub(crate) use health::Health;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What takes items out of the host. The lanes of an output share one.
 pub(crate) trait Sender: Send + Sync + 'static {
@@ -52,8 +52,21 @@ pub(crate) struct Item<C> {
     pub(crate) claim: Claim,
     /// How often it was tried before by its lane.
     pub(crate) tries: u32,
+    /// How often the server failed on this item, where it did.
+    pub(crate) failing: Option<Failing>,
     /// The same may have been sent before: its record was read before and came again.
     pub(crate) is_repeated: bool,
+}
+
+/// What [`Trouble::kind`] is where the server itself failed on one item, and took or refused others of the request.
+pub(crate) const FAILED: &str = "500";
+
+/// The failures of a server on one item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failing {
+    pub(crate) times: u32,
+    /// When the first of them was.
+    pub(crate) since: Instant,
 }
 
 /// What became of one item.

@@ -7,6 +7,7 @@ mod origin;
 mod schema;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,10 +88,17 @@ pub(crate) fn stages(
     Ok(ready)
 }
 
-/// An index gets documents with versions made of positions or others, never both: any other write raises a document's version itself, and
-/// the next position would look old.
+/// What is known of who writes an index.
+struct Writer<'a> {
+    stage: &'a str,
+    is_versioned: bool,
+    /// Versions were asked for in the file.
+    is_asked_for: bool,
+}
+
+/// All outputs to one index have to agree on versions.
 fn mixed_versions(ready: &[Ready]) -> Vec<ConfigError> {
-    let mut known: BTreeMap<String, (bool, &str)> = BTreeMap::new();
+    let mut known: BTreeMap<String, Writer<'_>> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for Ready { place, prepared, .. } in ready {
         let ports = &prepared.plugin.description.ports;
@@ -100,22 +108,45 @@ fn mixed_versions(ready: &[Ready]) -> Vec<ConfigError> {
             let ExitKind::Elasticsearch(index) = &exit.kind else {
                 continue;
             };
-            let is_versioned = index.is_versioned(port.kind);
-            let stage = place.stage.name.as_str();
-            let (first, other) = *known.entry(index.name()).or_insert((is_versioned, stage));
-            if first != is_versioned {
-                let with = |versioned| if versioned { "with" } else { "without" };
-                let text = format!(
-                    "port `{}` writes documents {} versions to an index that stage `{other}` writes {} them; give both the same `versions: external` or `none`",
-                    port.name,
-                    with(is_versioned),
-                    with(first)
-                );
-                mistakes.push(place.stage.error(exit.at, text));
+            let writer = Writer {
+                stage: place.stage.name.as_str(),
+                is_versioned: index.is_versioned(port.kind),
+                is_asked_for: index.asks_for_versions(),
+            };
+            match known.entry(index.name()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(writer);
+                }
+                Entry::Occupied(first) => {
+                    let text = clash(first.get(), &writer, &port.name);
+                    mistakes.extend(text.map(|text| place.stage.error(exit.at, text)));
+                }
             }
         }
     }
     mistakes
+}
+
+/// Why the writer of this port cannot share an index with another. An index gets documents with versions made of positions or others, never
+/// both: any other write raises a document's version itself, and the next position would look old. And of two stages with versions the one
+/// with the smaller offsets would write nothing where both write an id.
+fn clash(first: &Writer<'_>, next: &Writer<'_>, port: &str) -> Option<String> {
+    let with = |versioned| if versioned { "with" } else { "without" };
+    let other = first.stage;
+    if first.is_versioned != next.is_versioned {
+        return Some(format!(
+            "port `{port}` writes documents {} versions to an index that stage `{other}` writes {} them; give both the same `versions: external` or `none`",
+            with(next.is_versioned),
+            with(first.is_versioned)
+        ));
+    }
+    let is_meant = first.is_asked_for && next.is_asked_for;
+    (next.is_versioned && other != next.stage && !is_meant).then(|| {
+        format!(
+            "port `{port}` writes documents with versions to an index that stage `{other}` writes with versions of its own; of an id that both write, \
+             documents would be dropped: give both `versions: none`, or, where they write different ids, both `versions: external`"
+        )
+    })
 }
 
 /// The plugin's file; a crate is built first.
@@ -324,6 +355,22 @@ fn allowed(unknown: &str, names: &[&str]) -> String {
 mod tests {
     use super::*;
     use crate::config::{self, Broker};
+
+    #[test]
+    fn writers_of_one_index_agree_on_versions() {
+        let writer = |stage, is_versioned, is_asked_for| Writer {
+            stage,
+            is_versioned,
+            is_asked_for,
+        };
+        let clashes = |first, next| clash(&first, &next, "p").unwrap_or_default();
+        assert!(clashes(writer("s", true, false), writer("s", false, false)).contains("writes with them"));
+        assert!(clashes(writer("s", true, false), writer("t", true, false)).contains("versions of its own"));
+        assert!(clashes(writer("s", true, true), writer("t", true, false)).contains("versions of its own"));
+        assert_eq!(clashes(writer("s", true, true), writer("t", true, true)), "");
+        assert_eq!(clashes(writer("s", true, false), writer("s", true, false)), "");
+        assert_eq!(clashes(writer("s", false, false), writer("t", false, false)), "");
+    }
 
     #[test]
     fn no_call_may_outlast_the_transaction_or_the_polls_around_it() {

@@ -51,6 +51,21 @@ impl Checked {
         self.replies.replies.len()
     }
 
+    /// What the answer holds, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let Replies {
+            replies,
+            emissions,
+            headers,
+            data,
+        } = &self.replies;
+        size_of_val(&**replies)
+            + size_of_val(&**emissions)
+            + size_of_val(&**headers)
+            + size_of_val(&*self.starts)
+            + data.len()
+    }
+
     /// The verdict on the record at `index`.
     pub(crate) fn verdict(&self, index: usize) -> Verdict<'_> {
         match self.replies.replies[index] {

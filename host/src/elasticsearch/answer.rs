@@ -3,17 +3,18 @@
 //! Every item's status is looked at, and its error's type where the status says too little. Whatever a document can be to blame for is refused;
 //! whatever may pass, or a person can mend, is tried again. Pure: no clock, no I/O.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::bulk::trouble;
 use super::document::Document;
 use crate::config::DocumentAction;
-use crate::external::{Answer, Item, Trouble};
+use crate::external::{Answer, FAILED, Item, Trouble};
 
-/// How often an item is tried again on which the server itself fails; then it is taken for the document's fault.
+/// How often and how long an item is tried again on which the server itself fails; behind both it is taken for the document's fault.
 const FAILURES_MAX: u32 = 10;
+const FAILING_MAX: Duration = Duration::from_secs(60);
 /// The part of an answer that is shown, in bytes.
 const SHOWN_BYTES_MAX: usize = 300;
 
@@ -35,6 +36,8 @@ pub(super) enum Whole {
 pub(super) struct Status {
     pub(super) status: u16,
     pub(super) error: Option<Cause>,
+    /// What a data stream's failure store had to do with it.
+    pub(super) failure_store: Option<String>,
 }
 
 /// An error as Elasticsearch tells it.
@@ -49,22 +52,18 @@ pub(super) struct Cause {
 }
 
 impl Cause {
+    /// The error and its causes. Nobody nests them deep, and what is foreign is bounded.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |cause| cause.caused_by.as_deref()).take(6)
+    }
+
     /// The error with its causes.
     fn text(&self) -> String {
-        let reason = self.reason.as_deref().unwrap_or_default();
-        let mut text = format!("{}: {reason}", self.kind);
-        let mut inner = self.caused_by.as_deref();
-        // Nobody nests them deep, and what is foreign is bounded.
-        for _ in 0..5 {
-            let Some(cause) = inner else { break };
-            text.push_str(&format!(
-                "; caused by {}: {}",
-                cause.kind,
-                cause.reason.as_deref().unwrap_or_default()
-            ));
-            inner = cause.caused_by.as_deref();
-        }
-        text
+        let texts = self.chain().map(|cause| {
+            let reason = cause.reason.as_deref().unwrap_or_default();
+            format!("{}: {reason}", cause.kind)
+        });
+        texts.collect::<Vec<_>>().join("; caused by ")
     }
 }
 
@@ -134,9 +133,11 @@ pub(super) fn whole(status: u16, body: &[u8], expected: usize) -> Whole {
         },
         400 => match cause_of(body) {
             Some(Error::Cause(cause)) if is_operators(Some(&cause)) => again("400", operators(&cause.text())),
-            Some(error) => Whole::Refused(format!("the request is refused (400): {}", error.text())),
+            Some(Error::Cause(cause)) if !cause.kind.is_empty() => {
+                Whole::Refused(format!("the request is refused (400): {}", cause.text()))
+            }
             // Not Elasticsearch's words: a proxy that refuses every request would make a dead letter of every record.
-            None => again(
+            _ => again(
                 "no-bulk-answer",
                 format!("a refusal (400) that is none of Elasticsearch: {}", told()),
             ),
@@ -179,8 +180,8 @@ pub(super) fn unreachable(error: &elasticsearch::Error, timeout: Duration) -> Tr
     trouble("no-connection", text)
 }
 
-/// What the answer to an item means for it.
-pub(super) fn of_item(item: &Item<Document>, status: &Status) -> Answer {
+/// What the answer to an item means for it; `now`: when it came.
+pub(super) fn of_item(item: &Item<Document>, status: &Status, now: Instant) -> Answer {
     let document = &item.content;
     let kind = status.error.as_ref().map_or("", |error| error.kind.as_str());
     let told = || {
@@ -193,9 +194,19 @@ pub(super) fn of_item(item: &Item<Document>, status: &Status) -> Answer {
     let again = |kind, text: String| Answer::Again(trouble(kind, text));
     let refused = || Answer::Refused(format!("{} ({}, {})", told(), status.status, place()));
     let is_known = item.is_repeated || item.tries > 0;
+    let is_given_up = item.failing.is_some_and(|failing| {
+        failing.times >= FAILURES_MAX && now.saturating_duration_since(failing.since) >= FAILING_MAX
+    });
     match status.status {
+        200..=299 if status.failure_store.as_deref() == Some("used") => Answer::Refused(format!(
+            "Elasticsearch put the document into the failure store of the data stream, not into the stream ({})",
+            place()
+        )),
         200..=299 => Answer::Done("done"),
-        404 if document.action == DocumentAction::Delete => Answer::Done("missing"),
+        404 if document.action == DocumentAction::Delete && matches!(kind, "" | "index_not_found_exception") => {
+            Answer::Done("missing")
+        }
+        404 if kind == "document_missing_exception" => refused(),
         404 if kind == "index_not_found_exception" => again(
             "index-missing",
             format!(
@@ -204,6 +215,8 @@ pub(super) fn of_item(item: &Item<Document>, status: &Status) -> Answer {
                 document.index
             ),
         ),
+        404 => again("404", operators(&told())),
+        409 if kind != "version_conflict_engine_exception" => again("409", operators(&told())),
         // A document that is there already, or a newer version: what was sent is done, or there is nothing left to do.
         409 if document.action == DocumentAction::Create || document.version.is_some() => {
             Answer::Done(if is_known { "repeated" } else { "conflict" })
@@ -226,20 +239,29 @@ pub(super) fn of_item(item: &Item<Document>, status: &Status) -> Answer {
         503 => again("503", told()),
         504 => again("504", told()),
         400 if is_operators(status.error.as_ref()) => again("400", operators(&told())),
-        500.. if item.tries < FAILURES_MAX => again("500", told()),
+        500.. if !is_given_up => again(FAILED, told()),
         _ => refused(),
     }
 }
 
 /// Errors of status 400 that every document would meet.
 fn is_operators(error: Option<&Cause>) -> bool {
-    let Some(error) = error else { return false };
-    let reason = error.reason.as_deref().unwrap_or_default();
-    let of_shards = error.kind == "validation_exception" && reason.contains("maximum") && reason.contains("open");
-    let of_pipeline = error.kind == "illegal_argument_exception"
-        && reason.starts_with("pipeline with id [")
-        && reason.ends_with("does not exist");
-    of_shards || of_pipeline
+    let of_cluster = |error: &Cause| {
+        let reason = error.reason.as_deref().unwrap_or_default();
+        match error.kind.as_str() {
+            "index_closed_exception" => true,
+            "validation_exception" => reason.contains("maximum") && reason.contains("open"),
+            "illegal_argument_exception" => {
+                let of_pipeline = reason.starts_with("pipeline with id [") && reason.ends_with("does not exist");
+                // At the beginning: further on words of the document itself can stand.
+                let of_alias = reason.starts_with("no write index is defined");
+                let of_size = reason.to_ascii_lowercase().starts_with("number of documents in ");
+                of_pipeline || of_alias || of_size
+            }
+            _ => false,
+        }
+    };
+    error.is_some_and(|error| error.chain().any(of_cluster))
 }
 
 fn operators(told: &str) -> String {

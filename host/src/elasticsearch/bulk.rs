@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use elasticsearch::http::Method;
@@ -18,8 +18,8 @@ use crate::config::DocumentAction;
 use crate::external::{Answer, Bounds, Item, Sender, Trouble};
 
 /// Only what is looked at, so that answers are short.
-const PATH: &str =
-    "_bulk?filter_path=errors,error,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by";
+const PATH: &str = "_bulk?filter_path=errors,error,items.*.status,items.*.failure_store,\
+    items.*.error.type,items.*.error.reason,items.*.error.caused_by";
 /// How often Elasticsearch itself tries an update again that met another change of the document.
 const RETRY_ON_CONFLICT: u32 = 3;
 /// The first wait before a new try: long enough for a queue of the server to get shorter.
@@ -86,11 +86,17 @@ impl Sender for Bulk {
         let mut answers: Vec<Answer> = Vec::with_capacity(items.len());
         let mut parts: Vec<(usize, usize)> = vec![(0, items.len())];
         while let Some((start, end)) = parts.pop() {
+            if items[start..].iter().all(|item| item.claim.is_given_up()) {
+                let text = "nobody waits for these documents any more";
+                answers.resize(items.len(), Answer::Again(trouble("given-up", text)));
+                break;
+            }
             let documents = &items[start..end];
             let (trouble, blamed) = match self.request(documents).await {
                 Whole::Items(statuses) => {
+                    let now = Instant::now();
                     let judged = documents.iter().zip(&statuses);
-                    answers.extend(judged.map(|(item, status)| answer::of_item(item, status)));
+                    answers.extend(judged.map(|(item, status)| answer::of_item(item, status, now)));
                     continue;
                 }
                 Whole::Trouble(trouble) => (Some(trouble), String::new()),

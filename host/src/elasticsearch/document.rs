@@ -104,6 +104,11 @@ impl Index {
         self.delivery
     }
 
+    /// Whether the file itself asks for versions.
+    pub(crate) fn asks_for_versions(&self) -> bool {
+        self.versions == Some(Versions::External)
+    }
+
     /// Whether documents from a port of this kind carry versions.
     pub(crate) fn is_versioned(&self, port: PortKind) -> bool {
         match (self.versions, port) {
@@ -140,6 +145,9 @@ impl Index {
         let timestamp_ms = export.timestamp_ms.or(origin.timestamp_ms);
         let index = match &self.fixed {
             Some(index) => Arc::clone(index),
+            None if action == DocumentAction::Delete => {
+                return Err("a delete and an index named by time do not go together: its time would name another index than the document's".to_owned());
+            }
             None => Arc::from(self.name.at(timestamp_ms).ok_or_else(|| {
                 format!("the record's timestamp ({timestamp_ms:?}) names no index; allowed: the years 0000 to 9999")
             })?),
@@ -201,6 +209,8 @@ impl Index {
             (None, Some(DocumentId::Key)) => utf8("the key", key)?
                 .ok_or_else(|| "the record has no key, and `id: key` names its document by it".to_owned())?
                 .to_owned(),
+            // What is only added must not be taken for what is there because it has the same key.
+            (None, None) if self.is_data_stream => position(),
             (None, None) => utf8("the key", key)?.map_or_else(position, str::to_owned),
         };
         match id.len() {

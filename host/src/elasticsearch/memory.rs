@@ -68,7 +68,11 @@ impl Indexed {
                 Err(error) => return failed(400, "document_parsing_exception", &error.to_string()),
             },
         };
-        let done = |status| Status { status, error: None };
+        let done = |status| Status {
+            status,
+            error: None,
+            failure_store: None,
+        };
         match document.action {
             DocumentAction::Index => {
                 self.documents.insert(id.clone(), body);
@@ -106,6 +110,7 @@ fn failed(status: u16, kind: &str, reason: &str) -> Status {
             reason: Some(reason.to_owned()),
             caused_by: None,
         }),
+        failure_store: None,
     }
 }
 

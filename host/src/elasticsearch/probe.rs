@@ -72,7 +72,10 @@ pub(crate) async fn check(pipeline: &Pipeline, now_ms: i64) -> Result<Vec<String
     for stage in &pipeline.stages {
         for output in stage.outputs.indices() {
             let is_same = |known: &&IndexOutput| {
-                known.index.value == output.index.value && known.is_data_stream == output.is_data_stream
+                let action = |output: &IndexOutput| output.action.map(|action| action.value);
+                known.index.value == output.index.value
+                    && known.is_data_stream == output.is_data_stream
+                    && action(known) == action(output)
             };
             if seen.iter().any(is_same) {
                 continue;

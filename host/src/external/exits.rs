@@ -170,6 +170,7 @@ impl Label {
             ticket: self.ticket,
             claim: self.claim,
             tries: 0,
+            failing: None,
             is_repeated: self.is_repeated,
         }
     }

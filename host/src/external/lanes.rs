@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use super::{Answer, Bounds, Health, Item, Receipt, Sender, Trouble};
+use super::{Answer, Bounds, FAILED, Failing, Health, Item, Receipt, Sender, Trouble};
 use crate::metrics::ExitMetrics;
 
 /// The longest wait before a new try.
@@ -102,7 +102,7 @@ impl<S: Sender> Lane<S> {
             let began = Instant::now();
             let answers = self.sender.send(&batch).await;
             self.told.metrics.requested(count, bytes, began.elapsed());
-            let sorted = sort(batch, answers);
+            let sorted = sort(batch, answers, Instant::now());
             for (outcome, items) in &sorted.outcomes {
                 self.told.metrics.items(outcome, *items);
             }
@@ -212,7 +212,7 @@ struct Sorted<C> {
 
 /// Sorts items by their answers. What stands behind an item of the same order number that is to be tried again is tried again with it, whatever
 /// its own answer was: else the earlier one would come to lie on top of it.
-fn sort<C>(batch: Vec<Item<C>>, answers: Vec<Answer>) -> Sorted<C> {
+fn sort<C>(batch: Vec<Item<C>>, answers: Vec<Answer>, now: Instant) -> Sorted<C> {
     let mut sorted = Sorted {
         receipts: Vec::with_capacity(batch.len()),
         again: Vec::new(),
@@ -240,6 +240,10 @@ fn sort<C>(batch: Vec<Item<C>>, answers: Vec<Answer>) -> Sorted<C> {
             Answer::Again(trouble) => {
                 held.insert(item.order);
                 item.tries = item.tries.saturating_add(1);
+                if trouble.kind == FAILED {
+                    let failing = item.failing.get_or_insert(Failing { times: 0, since: now });
+                    failing.times = failing.times.saturating_add(1);
+                }
                 sorted.again.push(item);
                 sorted.trouble.get_or_insert(trouble);
                 continue;

@@ -69,16 +69,24 @@ impl<T> Pending<T> {
         });
     }
 
+    /// A record holds so many more bytes than was known when it was added.
+    pub(crate) fn charge(&mut self, ticket: Ticket, bytes: usize) {
+        if let Some(waiting) = self.waiting(ticket) {
+            waiting.bytes += bytes;
+            self.bytes += bytes;
+        }
+    }
+
+    /// The record that a ticket stands for, if it still waits.
+    fn waiting(&mut self, Ticket { slot, record }: Ticket) -> Option<&mut Waiting<T>> {
+        let queue = self.queues.get_mut(&slot)?;
+        let place = usize::try_from(record.checked_sub(queue.first)?).ok()?;
+        queue.waiting.get_mut(place)
+    }
+
     /// An item was acknowledged or refused; the first refusal of a record is kept.
     pub(crate) fn receive(&mut self, receipt: Receipt) {
-        let Ticket { slot, record } = receipt.ticket;
-        let Some(queue) = self.queues.get_mut(&slot) else {
-            return;
-        };
-        let place = record
-            .checked_sub(queue.first)
-            .and_then(|place| usize::try_from(place).ok());
-        if let Some(waiting) = place.and_then(|place| queue.waiting.get_mut(place)) {
+        if let Some(waiting) = self.waiting(receipt.ticket) {
             waiting.open = waiting.open.saturating_sub(1);
             if waiting.refusal.is_none() {
                 waiting.refusal = receipt.refusal;
@@ -183,6 +191,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_record_is_charged_leaves_with_it() {
+        let mut pending = Pending::default();
+        let first = push(&mut pending, 0, 1, 0);
+        let second = push(&mut pending, 0, 2, 0);
+        pending.charge(second, 100);
+        assert_eq!(pending.bytes(), 120);
+        pending.take(0);
+        pending.charge(first, 1000);
+        assert_eq!(pending.bytes(), 110, "what has left is charged nothing");
+        pending.take(0);
+        assert_eq!(pending.bytes(), 0);
+    }
+
+    #[test]
     fn partitions_do_not_wait_for_each_other() {
         let mut pending = Pending::default();
         push(&mut pending, 0, 1, 1);
@@ -222,6 +244,7 @@ mod tests {
                     0 | 1 => {
                         let (ticket, _) = pending.ticket(slot);
                         pending.push(slot, ticket, items, items);
+                        pending.charge(ticket, items);
                         open.insert(ticket, items);
                     }
                     2 => {

@@ -88,6 +88,9 @@ impl Worker {
             let Some(start) = self.until_answered(|worker| worker.start_of(&partition, &committed)) else {
                 return self.consumer.assign(&[]);
             };
+            if partition.partition >= self.partitions_at_start(&partition.topic) {
+                self.tell_added(&partition);
+            }
             starts.push((partition.clone(), start));
             self.assignment.add(partition, start, committed);
         }

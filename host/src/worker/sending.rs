@@ -13,13 +13,13 @@ use crate::assignment::Slot;
 use crate::chaos::{self, Point, Sabotage};
 use crate::dead_letter::{Origin, Original};
 use crate::external::pending::Pending;
-use crate::external::{Claim, Exits, Parcel, Ticket};
+use crate::external::{Claim, ExitKind, Exits, Parcel, Ticket};
 use crate::fault::{Fault, Kind};
 use crate::kafka::consumer::TopicPartition;
 use crate::kafka::ffi::Message;
 use crate::metrics::StageMetrics;
 use crate::reply::{Checked, Verdict};
-use crate::route::Routes;
+use crate::route::{Routes, Way};
 use crate::sink::Failure;
 use crate::work::Work;
 
@@ -37,6 +37,8 @@ pub(super) struct Outgoing {
     sent: HashMap<TopicPartition, i64>,
     /// What metrics know of records and bytes that wait.
     told: (usize, usize),
+    /// It was told that partitions were added under versions.
+    has_told_of_partitions: bool,
 }
 
 /// A record whose verdict is known.
@@ -50,9 +52,11 @@ pub(super) struct Answered {
 }
 
 /// What one record sends.
+#[derive(Default)]
 struct Sending {
     parcels: Vec<Parcel>,
-    has_deliveries: bool,
+    /// What goes to topics; it stays in hand too.
+    delivery_bytes: usize,
 }
 
 impl Outgoing {
@@ -62,6 +66,7 @@ impl Outgoing {
             pending: Pending::default(),
             sent: HashMap::new(),
             told: (0, 0),
+            has_told_of_partitions: false,
         }
     }
 
@@ -113,7 +118,15 @@ impl Worker {
         let routes = Arc::clone(&self.publication.version.routes);
         let checked = Arc::new(checked);
         let mut parcels = Vec::new();
+        // The last record that keeps the answer, and what is counted of it.
+        let mut keeper = None;
+        let mut kept_bytes = 0_usize;
         for index in 0..checked.len() {
+            if index > 0 && self.is_out_of_bytes() {
+                // One answer can send far more than it holds. Those behind it are asked for again when there is room, as many at a time.
+                work.split(index);
+                break;
+            }
             let verdict = checked.verdict(index);
             self.count(&verdict);
             let Some(message) = work.part().and_then(<[Message]>::first) else {
@@ -121,10 +134,7 @@ impl Worker {
             };
             let mut is_last = false;
             let sending = match verdict {
-                Verdict::Skip => Ok(Sending {
-                    parcels: Vec::new(),
-                    has_deliveries: false,
-                }),
+                Verdict::Skip => Ok(Sending::default()),
                 Verdict::Forward { .. } | Verdict::Emit(_) => {
                     self.sending(partition, message, &routes, &checked, &verdict)
                 }
@@ -138,12 +148,22 @@ impl Worker {
                     Err(Fault::new(Kind::Retry, reason))
                 }
             };
-            self.keep(slot, partition, work, sending, Some((&checked, index)), &mut parcels);
+            let bytes = sending.as_ref().map_or(0, |sending| sending.delivery_bytes);
+            let ticket = self.keep(slot, partition, work, sending, Some((&checked, index)), &mut parcels);
+            if bytes > 0 {
+                keeper = ticket;
+                kept_bytes = kept_bytes.saturating_add(bytes);
+            }
             if is_last {
                 break;
             }
         }
-        if let Some(outgoing) = &self.outgoing {
+        if let Some(outgoing) = &mut self.outgoing {
+            if let Some(ticket) = keeper {
+                outgoing
+                    .pending
+                    .charge(ticket, checked.size().saturating_sub(kept_bytes));
+            }
             outgoing.exits.send(parcels);
         }
         Ok(())
@@ -170,13 +190,13 @@ impl Worker {
         verdict: &Verdict<'_>,
     ) -> Result<Sending, Fault> {
         let deliveries = routes.deliveries(checked, verdict);
-        let mut bytes = delivery::check(&self.sink, message, deliveries, checked)?;
-        let has_deliveries = bytes > 0;
+        let delivery_bytes = delivery::check(&self.sink, message, deliveries, checked)?;
+        let mut bytes = delivery_bytes;
         let mut parcels = Vec::new();
         let Some(outgoing) = &self.outgoing else {
             return Ok(Sending {
                 parcels,
-                has_deliveries,
+                delivery_bytes,
             });
         };
         let here = origin_of(partition, message);
@@ -189,11 +209,16 @@ impl Worker {
         }
         Ok(Sending {
             parcels,
-            has_deliveries,
+            delivery_bytes,
         })
     }
 
-    /// Takes the first record in hand over, to wait for what it sends.
+    fn is_out_of_bytes(&self) -> bool {
+        let outgoing = self.outgoing.as_ref();
+        outgoing.is_some_and(|outgoing| outgoing.pending.bytes() >= PENDING_BYTES_MAX)
+    }
+
+    /// Takes the first record in hand over, to wait for what it sends. Returns what it is known by.
     fn keep(
         &mut self,
         slot: Slot,
@@ -202,22 +227,25 @@ impl Worker {
         sending: Result<Sending, Fault>,
         answer: Option<(&Arc<Checked>, usize)>,
         parcels: &mut Vec<(Parcel, Ticket, Claim, bool)>,
-    ) {
+    ) -> Option<Ticket> {
         let attempts = 1 + work.retries();
         let (Some(outgoing), Some(message)) = (&mut self.outgoing, work.take()) else {
-            return;
+            return None;
         };
         let (sending, fault) = match sending {
-            Ok(sending) => (Some(sending), None),
-            Err(fault) => (None, Some(fault)),
+            Ok(sending) => (sending, None),
+            Err(fault) => (Sending::default(), Some(fault)),
         };
-        let sends_to_topics = sending.as_ref().is_some_and(|sending| sending.has_deliveries);
-        let own = sending.map(|sending| sending.parcels).unwrap_or_default();
+        let Sending {
+            parcels: own,
+            delivery_bytes,
+        } = sending;
         let offset = message.offset();
         let reached = outgoing.sent.entry(partition.clone()).or_insert(-1);
         let is_repeated = offset <= *reached || message.original().is_some();
         *reached = offset.max(*reached);
-        let bytes = crate::pack::bytes_of(&message) + own.iter().map(|parcel| parcel.bytes).sum::<usize>();
+        let own_bytes: usize = own.iter().map(|parcel| parcel.bytes).sum();
+        let bytes = crate::pack::bytes_of(&message) + delivery_bytes + own_bytes;
         let open = match chaos::sabotaged(Sabotage::CommitBeforeDocuments) {
             true => 0,
             false => own.len(),
@@ -232,10 +260,11 @@ impl Worker {
             attempts,
             fault,
             answer: answer
-                .filter(|_| sends_to_topics)
+                .filter(|_| delivery_bytes > 0)
                 .map(|(checked, index)| (Arc::clone(checked), index)),
         };
         outgoing.pending.push(slot, record, open, bytes);
+        Some(ticket)
     }
 
     /// Finishes the records whose items are all acknowledged; waits this long for the first acknowledgement.
@@ -308,17 +337,44 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for the acknowledgements of these partitions, no longer than this.
+    /// Waits for the acknowledgements of these partitions, no longer than this. No transaction grows old over it.
     pub(super) fn wait_for(&mut self, slots: &[Slot], budget: Duration) -> Result<(), Failure> {
         let until = Instant::now() + budget;
         let waits = |worker: &Self| {
             let outgoing = worker.outgoing.as_ref();
             outgoing.is_some_and(|outgoing| outgoing.pending.holds(slots))
         };
+        self.commit_if_due()?;
         while waits(self) && Instant::now() < until {
             self.settle(POLL)?;
+            self.commit_if_due()?;
         }
         Ok(())
+    }
+
+    /// Tells that a partition was added while the stage runs, where that makes versions wrong.
+    pub(super) fn tell_added(&mut self, partition: &TopicPartition) {
+        let version = &self.publication.version;
+        let Some(outgoing) = self.outgoing.as_mut().filter(|one| !one.has_told_of_partitions) else {
+            return;
+        };
+        let ports = version.plugin.description.ports.iter();
+        let versioned = ports.zip(version.routes.ways()).find_map(|(port, way)| {
+            let Way::Exit(exit) = *way else { return None };
+            let exit = outgoing.exits.exit(exit);
+            let is_versioned = matches!(&exit.kind, ExitKind::Elasticsearch(index) if index.is_versioned(port.kind));
+            is_versioned.then(|| exit.name())
+        });
+        if let Some(output) = versioned {
+            outgoing.has_told_of_partitions = true;
+            tracing::error!(
+                stage = self.task.stage,
+                topic = partition.topic,
+                partition = partition.partition,
+                output,
+                "the topic got more partitions: keys have moved to small offsets, and their documents look old; raise `epoch` of this output"
+            );
+        }
     }
 
     /// Finishes what is answered before the worker ends, as far as it is acknowledged in time.

@@ -253,7 +253,8 @@ fn a_data_stream_takes_each_document_once(elastic: Elastic) {
     documents.send(&acts);
     let pipeline = documents
         .pipeline(&documents.elastic.url)
-        .set(&Documents::key("data-stream"), true);
+        .set(&Documents::key("data-stream"), true)
+        .set(&Documents::key("id"), "key");
     documents.catches_up(&pipeline);
     let found = documents.found();
     documents.assert_holds(&Model::of(&acts).documents);

@@ -1,7 +1,7 @@
 //! What each answer means.
 
 use super::*;
-use crate::external::{Claim, Ticket};
+use crate::external::{Claim, Failing, Ticket};
 
 fn item(action: DocumentAction, version: Option<i64>, tries: u32) -> Item<Document> {
     Item {
@@ -19,6 +19,7 @@ fn item(action: DocumentAction, version: Option<i64>, tries: u32) -> Item<Docume
         ticket: Ticket { slot: 0, record: 0 },
         claim: Claim::default(),
         tries,
+        failing: None,
         is_repeated: false,
     }
 }
@@ -33,7 +34,12 @@ fn word(action: DocumentAction, version: Option<i64>, tries: u32, status: u16, k
             caused_by: None,
         }
     });
-    match of_item(&item(action, version, tries), &Status { status, error }) {
+    let status = Status {
+        status,
+        error,
+        failure_store: None,
+    };
+    match of_item(&item(action, version, tries), &status, Instant::now()) {
         Answer::Done(outcome) => outcome.to_owned(),
         Answer::Refused(text) => {
             assert!(text.contains("index x, id 1"), "{text}");
@@ -49,8 +55,7 @@ type Row = (DocumentAction, Option<i64>, u32, u16, &'static str, &'static str);
 #[test]
 fn every_status_has_its_meaning() {
     use DocumentAction::{Create, Delete, Index, Update, Upsert};
-    let limit = FAILURES_MAX;
-    let table: [Row; 40] = [
+    let table: [Row; 52] = [
         (Index, None, 0, 200, "", "done"),
         (Index, Some(1), 0, 201, "", "done"),
         (Update, None, 0, 200, "", "done"),
@@ -108,8 +113,55 @@ fn every_status_has_its_meaning() {
         (Index, None, 0, 504, "", "again 504"),
         (Index, None, 0, 413, "", "refused"),
         (Index, None, 0, 500, "null_pointer_exception", "again 500"),
-        (Index, None, limit - 1, 500, "null_pointer_exception", "again 500"),
-        (Index, None, limit, 500, "null_pointer_exception", "refused"),
+        (Index, None, 999, 500, "null_pointer_exception", "again 500"),
+        (Index, None, 0, 400, "index_closed_exception", "again 400"),
+        (
+            Index,
+            None,
+            0,
+            400,
+            "illegal_argument_exception/no write index is defined for alias [x]",
+            "again 400",
+        ),
+        (
+            Index,
+            None,
+            0,
+            400,
+            "illegal_argument_exception/number of documents in the index cannot exceed 2147483519",
+            "again 400",
+        ),
+        (
+            Index,
+            None,
+            0,
+            400,
+            "illegal_argument_exception/Number of documents in shard [x][0] exceeds the limit of [2147483519] documents per shard",
+            "again 400",
+        ),
+        (
+            Index,
+            None,
+            0,
+            400,
+            "illegal_argument_exception/bad value [no write index is defined]",
+            "refused",
+        ),
+        (Index, None, 0, 404, "", "again 404"),
+        (Index, None, 0, 404, "shard_not_found_exception", "again 404"),
+        (Delete, None, 0, 404, "shard_not_found_exception", "again 404"),
+        (Index, Some(1), 0, 409, "", "again 409"),
+        (Create, None, 0, 409, "resource_already_exists_exception", "again 409"),
+        (Index, Some(1), 1, 409, "resource_already_exists_exception", "again 409"),
+        (
+            Delete,
+            Some(1),
+            0,
+            409,
+            "resource_already_exists_exception",
+            "again 409",
+        ),
+        (Update, None, 0, 404, "resource_not_found_exception", "again 404"),
         (Index, None, 0, 422, "", "refused"),
         (Index, None, 0, 302, "", "refused"),
     ];
@@ -125,11 +177,39 @@ fn a_record_that_came_again_conflicts_with_nobody() {
         is_repeated: true,
         ..item(DocumentAction::Index, Some(1), 0)
     };
-    let status = Status {
-        status: 409,
-        error: None,
+    let status: Status =
+        serde_json::from_str(r#"{"status":409,"error":{"type":"version_conflict_engine_exception"}}"#).unwrap();
+    assert_eq!(of_item(&repeated, &status, Instant::now()), Answer::Done("repeated"));
+}
+
+#[test]
+fn a_document_is_to_blame_when_the_server_fails_on_it_often_and_long() {
+    let since = Instant::now();
+    let status: Status = serde_json::from_str(r#"{"status":500}"#).unwrap();
+    let is_refused = |times, seconds| {
+        let item = Item {
+            failing: Some(Failing { times, since }),
+            ..item(DocumentAction::Index, None, 99)
+        };
+        let answer = of_item(&item, &status, since + Duration::from_secs(seconds));
+        matches!(answer, Answer::Refused(_))
     };
-    assert_eq!(of_item(&repeated, &status), Answer::Done("repeated"));
+    assert!(is_refused(FAILURES_MAX, 60));
+    assert!(!is_refused(FAILURES_MAX, 59));
+    assert!(!is_refused(FAILURES_MAX - 1, 600));
+}
+
+#[test]
+fn what_went_to_a_failure_store_is_refused() {
+    let answer = |store: &str| {
+        let body = format!(r#"{{"items":[{{"create":{{"status":201,"failure_store":"{store}"}}}}]}}"#);
+        let Whole::Items(statuses) = whole(200, body.as_bytes(), 1) else {
+            panic!("{body}")
+        };
+        of_item(&item(DocumentAction::Create, None, 0), &statuses[0], Instant::now())
+    };
+    assert_eq!(answer("not_enabled"), Answer::Done("done"));
+    assert!(matches!(answer("used"), Answer::Refused(text) if text.contains("failure store")));
 }
 
 #[test]
@@ -139,7 +219,7 @@ fn a_refusal_tells_the_error_with_its_causes() {
         "caused_by":{"type":"illegal_argument_exception","reason":"For input string: \"dear\""}}}"#,
     )
     .unwrap();
-    let Answer::Refused(text) = of_item(&item(DocumentAction::Index, None, 0), &status) else {
+    let Answer::Refused(text) = of_item(&item(DocumentAction::Index, None, 0), &status, Instant::now()) else {
         panic!("{status:?}")
     };
     insta::assert_snapshot!(text, @r#"document_parsing_exception: [1:6] failed to parse field [price] of type [long]; caused by illegal_argument_exception: For input string: "dear" (400, index x, id 1)"#);
@@ -175,6 +255,16 @@ fn a_whole_answer_is_read_or_tried_again() {
     );
     let pipeline = r#"{"error":{"type":"illegal_argument_exception","reason":"pipeline with id [p] does not exist"},"status":400}"#;
     assert_eq!(kind(400, pipeline, 1), "400");
+    let closed =
+        r#"{"error":{"type":"remote","caused_by":{"type":"index_closed_exception","reason":"closed"}},"status":400}"#;
+    assert_eq!(kind(400, closed, 1), "400");
+    for foreign in [
+        r#"{"error":"bad request"}"#,
+        r#"{"error":{}}"#,
+        r#"{"error":{"code":7}}"#,
+    ] {
+        assert_eq!(kind(400, foreign, 1), "no-bulk-answer", "{foreign}");
+    }
     assert_eq!(kind(413, "", 1), "too large");
     for (status, word) in [
         (401, "401"),

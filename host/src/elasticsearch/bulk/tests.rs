@@ -1,6 +1,8 @@
 //! The bodies of requests.
 
 use super::*;
+use crate::config::{self, Broker};
+use crate::external::{Claim, Ticket};
 
 fn document(action: DocumentAction, version: Option<i64>) -> Document {
     Document {
@@ -48,6 +50,36 @@ fn every_action_has_its_lines() {
     {"delete":{"_index":"catalogue","_id":"p \"1\"\n","version":8,"version_type":"external"}}
     {"delete":{"_index":"catalogue","_id":"p \"1\"\n"}}
     "#);
+}
+
+#[test]
+fn nothing_is_sent_that_nobody_waits_for() {
+    let text = "app: a\nstages: {s: {plugin: p.wasm, input: i, output: {elasticsearch: {index: catalogue}}}}\n";
+    let pipeline = config::parse(text, "p.yaml".as_ref(), &|_| None, Broker::Embedded).unwrap();
+    let stage = &pipeline.stages[0];
+    let index = Index::new(stage.outputs.indices().next().unwrap(), stage);
+    let bulk = Bulk::new(Arc::new(Client::default()), &index);
+    let item = || Item {
+        content: document(DocumentAction::Index, None),
+        order: 0,
+        bytes: 1,
+        ticket: Ticket { slot: 0, record: 0 },
+        claim: Claim::default(),
+        tries: 0,
+        failing: None,
+        is_repeated: false,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let items = [item(), item()];
+    items[0].claim.give_up();
+    assert_eq!(runtime.block_on(bulk.send(&items)), vec![Answer::Done("done"); 2]);
+    let items = [item(), item()];
+    items.iter().for_each(|item| item.claim.give_up());
+    let answers = runtime.block_on(bulk.send(&items));
+    assert!(
+        matches!(&answers[..], [Answer::Again(first), Answer::Again(_)] if first.kind == "given-up"),
+        "{answers:?}"
+    );
 }
 
 #[test]

@@ -172,6 +172,9 @@ fn routing_pipeline_and_time_are_taken_over() {
         ..record(None, Some("{}"))
     };
     assert_eq!(&*made("index: 'noaa-{yyyy.MM}'", &later).index, "noaa-1970.01");
+    let tombstone = record(Some("k"), None);
+    assert!(refused("index: 'noaa-{yyyy}'", &tombstone).contains("do not go together"));
+    assert!(refused("index: 'noaa-{yyyy}'", &document(None, Action::Delete)).contains("do not go together"));
     let far = Export {
         timestamp_ms: Some(i64::MAX),
         ..later
@@ -187,6 +190,15 @@ fn a_data_stream_is_only_added_to() {
         DocumentAction::Create
     );
     made(keys, &document(None, Action::Create));
+    let id = |keys: &str, export: &Export<'_>| made(keys, export).id;
+    assert_eq!(
+        id(keys, &record(Some("k"), Some("{}"))),
+        "products-3-42-0",
+        "not its key"
+    );
+    assert_eq!(id(keys, &document(None, Action::Create)), "products-3-42-0");
+    assert_eq!(id(keys, &document(Some("own"), Action::Create)), "own");
+    assert_eq!(id(&format!("{keys}, id: key"), &record(Some("k"), Some("{}"))), "k");
     assert!(refused(keys, &document(None, Action::Index)).contains("only takes `create`"));
 }
 

@@ -117,6 +117,7 @@ fn item(record: u64, (document, value): Write, claim: &Claim) -> Item<Write> {
         ticket: Ticket { slot: 0, record },
         claim: claim.clone(),
         tries: 0,
+        failing: None,
         is_repeated: false,
     }
 }
@@ -181,6 +182,28 @@ fn what_was_given_up_is_not_sent() {
     let receipts = collect(&receipts, 1);
     assert_eq!(receipts[0].ticket.record, 1);
     assert_eq!(*locked(&server.documents), BTreeMap::from([(2, 2)]));
+}
+
+#[test]
+fn only_an_items_own_failures_count_against_it() {
+    let claim = Claim::default();
+    let batch = vec![
+        item(0, (1, 1), &claim),
+        item(1, (1, 2), &claim),
+        item(2, (2, 3), &claim),
+    ];
+    let failed = Answer::Again(Trouble {
+        kind: FAILED,
+        text: "broken".to_owned(),
+    });
+    let first = Instant::now();
+    let sorted = sort(batch, vec![failed.clone(), failed.clone(), again()], first);
+    let found = |items: &[Item<Write>]| -> Vec<_> { items.iter().map(|item| (item.tries, item.failing)).collect() };
+    let failing = |times| Some(Failing { times, since: first });
+    assert_eq!(found(&sorted.again), [(1, failing(1)), (1, None), (1, None)]);
+    let later = first + Duration::from_secs(7);
+    let sorted = sort(sorted.again, vec![failed, again(), again()], later);
+    assert_eq!(found(&sorted.again), [(2, failing(2)), (2, None), (2, None)]);
 }
 
 #[test]
