@@ -38,8 +38,9 @@ pub(crate) use errors::suggestion;
 pub use errors::{At, ConfigError, ConfigErrors, Location};
 pub use index_name::IndexName;
 pub use ingest::{Ingest, IngestTopic};
-pub(crate) use kafka::LINGER_MS;
+pub(crate) use ingest::{KEY_BYTES, KEY_RECORD_BYTES};
 pub use kafka::{Clients, Kafka, KafkaProperty, KafkaValue};
+pub(crate) use kafka::{LINGER_MS, other_name};
 pub(crate) use mail::RECIPIENTS_MAX;
 pub use mail::{Encryption, MailOutput, MailServer, Recipients};
 pub use model::{

@@ -50,6 +50,7 @@ pub(crate) mod build;
 pub(crate) mod dev;
 pub(crate) mod dlq;
 pub(crate) mod fixture;
+pub(crate) mod pointer;
 pub(crate) mod printable;
 
 mod chaos;

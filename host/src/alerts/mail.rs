@@ -16,7 +16,8 @@ use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, Message};
-use serde_json::Value;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
 use super::{Alerts, Since, again, certificates, name_of, order_of};
@@ -24,6 +25,7 @@ use crate::config::{Encryption, MailOutput, MailServer, RECIPIENTS_MAX, Recipien
 use crate::dead_letter::Origin;
 use crate::external::{Answer, Bounds, Item, Sender};
 use crate::fault::{Fault, Kind};
+use crate::pointer;
 use crate::printable::one_line;
 use crate::route::Export;
 
@@ -72,12 +74,10 @@ fn write(output: &MailOutput, group: &str, export: &Export<'_>, origin: Origin<'
         .ok_or("the record has no value, so there is nothing to write")?;
     let text = std::str::from_utf8(value).map_err(|_| "the value is not UTF-8 text, and a mail is".to_owned())?;
     let reads_json = output.subject.reads_json() || matches!(output.to, Recipients::Field { .. });
-    let json: Option<Value> = match reads_json {
-        true => serde_json::from_str(text).ok(),
-        false => None,
-    };
+    let is_json = reads_json && serde_json::from_str::<IgnoredAny>(text).is_ok();
+    let json = is_json.then_some(text);
     let subject = output.subject.of(Told {
-        json: json.as_ref(),
+        json,
         key: export.key,
         topic: origin.topic,
         partition: origin.partition,
@@ -85,7 +85,7 @@ fn write(output: &MailOutput, group: &str, export: &Export<'_>, origin: Origin<'
     });
     let to = match &output.to {
         Recipients::Fixed(all) => all.clone(),
-        Recipients::Field { pointer, domains } => named(json.as_ref(), pointer, domains)?,
+        Recipients::Field { pointer, domains } => named(json, pointer, domains)?,
     };
     let name = name_of(origin, export.number);
     let id = format!("<{name}.{}@{}>", group, output.from.email.domain());
@@ -103,7 +103,7 @@ fn write(output: &MailOutput, group: &str, export: &Export<'_>, origin: Origin<'
         builder = builder.to(mailbox);
     }
     let message = builder
-        .body(text.to_owned())
+        .body(with_mail_line_breaks(text))
         .map_err(|error| format!("no mail can be written: {error}"))?;
     Ok(Mail {
         envelope: message.envelope().clone(),
@@ -114,11 +114,29 @@ fn write(output: &MailOutput, group: &str, export: &Export<'_>, origin: Origin<'
     })
 }
 
+/// Every line break as mail has it. The mail library would do so in a time that grows with the square of the length, and would let a `\r` alone pass,
+/// which some servers take for the end of a line.
+fn with_mail_line_breaks(text: &str) -> String {
+    let mut broken = String::with_capacity(text.len() + text.len() / 16);
+    let mut rest = text;
+    while let Some(at) = rest.find(['\r', '\n']) {
+        broken.push_str(&rest[..at]);
+        broken.push_str("\r\n");
+        let line_break = if rest[at..].starts_with("\r\n") { 2 } else { 1 };
+        rest = &rest[at + line_break..];
+    }
+    broken.push_str(rest);
+    broken
+}
+
 /// The addresses that a record names.
-fn named(json: Option<&Value>, pointer: &str, domains: &[String]) -> Result<Vec<Mailbox>, String> {
+fn named(json: Option<&str>, pointer: &str, domains: &[String]) -> Result<Vec<Mailbox>, String> {
     let json = json.ok_or("the value is not JSON, so it names no address")?;
-    let found = match json.pointer(pointer) {
-        Some(Value::Array(all)) => all.iter().collect(),
+    let found = match pointer::find(json, pointer::steps(pointer)) {
+        Some(all) if all.starts_with('[') => {
+            let all: Vec<&RawValue> = serde_json::from_str(all).unwrap_or_default();
+            all.into_iter().map(RawValue::get).collect()
+        }
         Some(one) => vec![one],
         None => Vec::new(),
     };
@@ -128,11 +146,9 @@ fn named(json: Option<&Value>, pointer: &str, domains: &[String]) -> Result<Vec<
             found.len()
         ));
     }
-    let address = |value: &Value| {
-        let text = value
-            .as_str()
-            .ok_or_else(|| format!("what stands at `{pointer}` is no text"))?;
-        let shown = || one_line(text).chars().take(100).collect::<String>();
+    let address = |value: &str| {
+        let text = pointer::text(value).ok_or_else(|| format!("what stands at `{pointer}` is no text"))?;
+        let shown = || one_line(&text).chars().take(100).collect::<String>();
         let address: Address = text
             .parse()
             .map_err(|_| format!("`{}` at `{pointer}` is not one mail address", shown()))?;
@@ -439,6 +455,21 @@ mod tests {
         let subject = mail("a@example.com", "{/s}", br#"{"s": "x\r\nBcc: b@example.org"}"#).unwrap();
         assert!(!subject.to_lowercase().contains("\nbcc"), "{subject}");
         assert!(mail("a@example.com", "x", b"\xff").unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn every_line_break_becomes_that_of_mail() {
+        for (text, broken) in [
+            ("", ""),
+            ("a", "a"),
+            ("a\nb\rc\r\nd", "a\r\nb\r\nc\r\nd"),
+            ("\n\r\r\n\n", "\r\n\r\n\r\n\r\n"),
+            ("é\r", "é\r\n"),
+        ] {
+            assert_eq!(with_mail_line_breaks(text), broken, "{text:?}");
+        }
+        let mail = mail("a@example.com", "x", b"one\r.\rtwo\nthree").unwrap();
+        assert!(mail.contains("\r\n\r\none\r\n.\r\ntwo\r\nthree"), "{mail:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::secret::{self, Secret};
 use super::section::{Field, Keys, Section};
 use super::values::{self, duration, integer, show_duration, show_size, size};
 use super::yaml::Key;
-use crate::topics;
+use crate::{pointer, topics};
 
 const INGEST: Keys = Keys {
     allowed: &[
@@ -45,6 +45,9 @@ const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST,
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+/// What a remembered idempotency key takes at most, and what each record of its request takes besides.
+pub(crate) const KEY_BYTES: u64 = 320 + 512;
+pub(crate) const KEY_RECORD_BYTES: u64 = 64;
 
 /// The listener that writes what it is sent to topics.
 #[derive(Clone, Debug)]
@@ -139,6 +142,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Ingest> {
         return field.fail_at(ingest.listen.at, message);
     }
     largest_fits(field, &ingest)?;
+    keys_fit(field, &ingest)?;
     Some(ingest)
 }
 
@@ -159,6 +163,23 @@ fn largest_fits(field: &Field<'_>, ingest: &Ingest) -> Option<()> {
     let largest = [ingest.memory_bytes.at, ingest.body_bytes.at, ingest.records.at];
     // Whichever stands in the file; the places of the others are that of the section.
     let at = largest.into_iter().max().unwrap_or(field.at());
+    field.fail_at(at, message)
+}
+
+/// The same for a request with an `Idempotency-Key`: without room for one it would be refused for ever.
+fn keys_fit(field: &Field<'_>, ingest: &Ingest) -> Option<()> {
+    let needed = KEY_BYTES + u64::from(ingest.records.value) * KEY_RECORD_BYTES;
+    if needed <= ingest.idempotency_bytes.value {
+        return Some(());
+    }
+    let message = format!(
+        "`idempotency.memory` ({}) is less than one key of a request with `records` ({}) takes, which is 64 bytes a record and a little more; \
+         allowed: at least {}, or fewer records",
+        show_size(ingest.idempotency_bytes.value),
+        ingest.records.value,
+        show_size(needed.next_multiple_of(MIB)),
+    );
+    let at = ingest.idempotency_bytes.at.max(ingest.records.at);
     field.fail_at(at, message)
 }
 
@@ -218,21 +239,20 @@ fn keyed(name: &Key, value: &Field<'_>) -> Option<IngestTopic> {
         return Some(IngestTopic { name, key: None });
     }
     let section = value.section(&TOPIC)?;
-    let key = section.get("key").map_or(Some(None), |field| pointer(&field).map(Some));
+    let key = section.get("key").map_or(Some(None), |field| key(&field).map(Some));
     Some(IngestTopic { name, key: key? })
 }
 
 /// The steps of a JSON pointer (RFC 6901).
-fn pointer(field: &Field<'_>) -> Option<At<Vec<String>>> {
+fn key(field: &Field<'_>) -> Option<At<Vec<String>>> {
     let text = field.text()?;
-    let Some(steps) = text.strip_prefix('/') else {
+    if !text.starts_with('/') {
         let (text, meant) = (quoted(text), quoted(&format!("/{text}")));
         return field.fail(format!(
             "{text} is no JSON pointer; write {meant} for the field of that name"
         ));
-    };
-    let steps = steps.split('/').map(|step| step.replace("~1", "/").replace("~0", "~"));
-    Some(At::new(steps.collect(), field.at()))
+    }
+    Some(At::new(pointer::steps(text).collect(), field.at()))
 }
 
 /// Reports what the section must not do to stages, and what does not fit the clients; `root` is the whole file.

@@ -16,6 +16,7 @@ use super::Broker;
 use super::errors::{At, Location, nearest, quoted, suggestion};
 use super::secret::{self, Secret};
 use super::section::{Field, Section};
+pub(crate) use coherence::other_name;
 use properties::{Kind, PROPERTIES, Property};
 
 const BOOTSTRAP: &str = "bootstrap.servers";

@@ -6,9 +6,11 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
+
+use crate::pointer::{self, WHITESPACE};
 
 /// One record of a body.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,9 +71,6 @@ pub(super) fn parse<'a>(body: &'a [u8], key: Option<&[String]>, records_max: usi
 
 const WANTED: &str = "send a JSON object, or an array of objects";
 
-/// What JSON takes for whitespace.
-const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
-
 fn malformed(error: &serde_json::Error) -> Mistake {
     Mistake::Malformed(format!("the body is not JSON: {error}"))
 }
@@ -115,7 +114,7 @@ fn place(text: &str, part: &str) -> (usize, usize) {
 }
 
 fn record<'a>(value: &'a str, pointer: Option<&[String]>) -> Result<Record<'a>, String> {
-    let name = member(value, "name").and_then(|name| serde_json::from_str::<String>(name).ok());
+    let name = pointer::find(value, ["name"]).and_then(pointer::text);
     let key = pointer.map(|pointer| key(value, pointer)).transpose()?;
     Ok(Record { value, key, name })
 }
@@ -128,11 +127,8 @@ fn key(value: &str, pointer: &[String]) -> Result<String, String> {
             .map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1")))
             .collect::<String>()
     };
-    let mut found = value;
-    for step in pointer {
-        found =
-            member(found, step).ok_or_else(|| format!("there is nothing at `{}`, where its key has to be", shown()))?;
-    }
+    let found = pointer::find(value, pointer)
+        .ok_or_else(|| format!("there is nothing at `{}`, where its key has to be", shown()))?;
     match found.as_bytes().first() {
         Some(b'"') => serde_json::from_str(found).map_err(|error| format!("its key at `{}`: {error}", shown())),
         Some(b'{' | b'[' | b'n') | None => Err(format!(
@@ -140,74 +136,6 @@ fn key(value: &str, pointer: &[String]) -> Result<String, String> {
             shown()
         )),
         Some(_) => Ok(found.to_owned()),
-    }
-}
-
-/// The member of an object by its name, or of an array by its index. Of a repeated name the last one counts, as for most readers.
-fn member<'a>(value: &'a str, step: &str) -> Option<&'a str> {
-    let mut deserializer = Deserializer::from_str(value);
-    let found = match value.trim_start_matches(WHITESPACE).as_bytes().first()? {
-        b'{' | b'[' => deserializer.deserialize_any(Member(step)).ok()??,
-        _ => return None,
-    };
-    Some(found.get())
-}
-
-struct Member<'s>(&'s str);
-
-impl<'de> Visitor<'de> for Member<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object or an array")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(is_meant) = map.next_key_seed(Is(self.0))? {
-            if is_meant {
-                found = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let wanted: Option<usize> = self.0.parse().ok();
-        let mut found = None;
-        let mut index = 0;
-        while let Some(element) = sequence.next_element::<&RawValue>()? {
-            if wanted == Some(index) {
-                found = Some(element);
-            }
-            index += 1;
-        }
-        Ok(found)
-    }
-}
-
-/// Compares a name without keeping it.
-struct Is<'s>(&'s str);
-
-impl<'de> DeserializeSeed<'de> for Is<'_> {
-    type Value = bool;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Is<'_> {
-    type Value = bool;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
-use crate::config::{Kafka, LINGER_MS};
+use crate::config::{Kafka, LINGER_MS, other_name};
 
 /// The configuration of a worker's consumer.
 pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConfig {
@@ -29,7 +29,7 @@ pub(crate) fn consumer(kafka: &Kafka, group: &str, assignor: &str) -> ClientConf
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "65536");
     for (name, value) in kafka.for_consumer() {
-        config.set(name, value);
+        replace(&mut config, name, value);
     }
     // Debug lines come only where the pipeline sets `debug`.
     config.set_log_level(RDKafkaLogLevel::Debug);
@@ -68,7 +68,7 @@ pub(crate) fn producer(kafka: &Kafka, transactional_id: Option<&str>, message_li
     config.set("message.timeout.ms", &timeout_ms);
     for (name, value) in kafka.for_producer() {
         if transactional_id.is_some() || name != "transaction.timeout.ms" {
-            config.set(name, value);
+            replace(&mut config, name, value);
         }
     }
     // Debug lines come only where the pipeline sets `debug`.
@@ -108,7 +108,7 @@ pub(crate) fn publisher(
 pub(crate) fn observer(kafka: &Kafka, group: Option<&str>) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in kafka.for_admin() {
-        config.set(name, value);
+        replace(&mut config, name, value);
     }
     if let Some(group) = group {
         config
@@ -120,6 +120,14 @@ pub(crate) fn observer(kafka: &Kafka, group: Option<&str>) -> ClientConfig {
     // Debug lines come only where the pipeline sets `debug`.
     config.set_log_level(RDKafkaLogLevel::Debug);
     config
+}
+
+/// Sets what the pipeline says. A default under the property's other name goes: librdkafka takes whichever it is told last, and the order is random.
+fn replace(config: &mut ClientConfig, name: &str, value: &str) {
+    if let Some(other) = other_name(name) {
+        config.remove(other);
+    }
+    config.set(name, value);
 }
 
 /// Passes a line of librdkafka on. Its errors are reported to the worker as well, which decides what they mean, so none is an ERROR here.
@@ -134,5 +142,35 @@ pub(crate) fn log(client: &str, level: RDKafkaLogLevel, facility: &str, message:
         RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
             tracing::debug!(target: "kafka", client, facility, "{message}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Broker};
+
+    #[test]
+    fn a_property_under_its_other_name_takes_the_place_of_the_default() {
+        let text = "app: a\nkafka: {bootstrap.servers: 'k:9092', delivery.timeout.ms: 5000, queue.buffering.max.ms: 7, compression.codec: gzip}\n\
+                    stages: {s: {plugin: p.wasm, input: i, output: o}}\n";
+        let pipeline = config::parse(text, "p.yaml".as_ref(), &|_| None, Broker::Configured);
+        let kafka = pipeline.unwrap_or_else(|errors| panic!("{errors}")).kafka;
+        let set = producer(&kafka, None, None);
+        for (name, value) in [
+            ("delivery.timeout.ms", Some("5000")),
+            ("message.timeout.ms", None),
+            ("queue.buffering.max.ms", Some("7")),
+            ("linger.ms", None),
+            ("compression.codec", Some("gzip")),
+            ("compression.type", None),
+        ] {
+            assert_eq!(set.get(name), value, "{name}");
+        }
+        let set = publisher(&kafka, Duration::from_secs(3), 1 << 20, 1 << 20, None);
+        assert_eq!(
+            (set.get("delivery.timeout.ms"), set.get("message.timeout.ms")),
+            (None, Some("3000"))
+        );
     }
 }

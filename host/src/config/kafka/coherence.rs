@@ -15,6 +15,15 @@ const ALIASES: &[(&str, &str)] = &[
     ("sasl.mechanism", "sasl.mechanisms"),
 ];
 
+/// The other name of a property that has two.
+pub(crate) fn other_name(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find_map(|(one, other)| match name {
+        name if name == *one => Some(*other),
+        name if name == *other => Some(*one),
+        _ => None,
+    })
+}
+
 /// A property that may not be smaller than another one by more than a margin.
 struct AtLeast {
     larger: &'static str,

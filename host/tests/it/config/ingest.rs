@@ -66,6 +66,19 @@ fn other_machines_may_write_with_a_token() {
     assert_eq!(ingest.token.unwrap().expose(), "hunter2");
 }
 
+#[test]
+fn one_key_with_all_records_fits_the_memory_for_keys() {
+    let section = |records: u32| {
+        format!("ingest: {{topics: [a], memory: 256MiB, records: {records}, idempotency: {{memory: 1MiB}}}}\n")
+    };
+    accepted(&section(16_000));
+    let mistakes = check(&format!("{}{}", with_stage_lines(""), section(20_000))).expect_err("it is accepted");
+    assert!(
+        mistakes.contains("`idempotency.memory` (1MiB)") && mistakes.contains("at least 2MiB"),
+        "{mistakes}"
+    );
+}
+
 pub(super) fn mistakes() -> Vec<Mistake> {
     let stages = "stages: {s: {plugin: p.wasm, input: a, output: b}}\n";
     let kafka = "kafka: {bootstrap.servers: 'localhost:9092'}\n";
