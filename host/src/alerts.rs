@@ -4,6 +4,7 @@
 //! receiver can tell (`Idempotency-Key`, `Message-ID`). `webhook` and `mail` are the two ways out, `memory` stands in for both in `dev`.
 //! An alert is tried for a bounded time, and then its record is a dead letter: unlike a document, it is of no use when it comes too late.
 
+mod hidden;
 pub(crate) mod mail;
 pub(crate) mod memory;
 pub(crate) mod webhook;
@@ -87,7 +88,8 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("read `{key}` {}", file.display()))
 }
 
-/// The name of an alert, the same whenever its record is read: where the record was read first, and its number among what comes of it.
+/// The name of an alert within its stage, the same whenever its record is read: where the record was read first, and its number among what
+/// comes of it. Another stage has the same names; what leaves the host has the stage's group with it.
 fn name_of(origin: Origin<'_>, number: usize) -> String {
     format!("{}-{}-{}-{number}", origin.topic, origin.partition, origin.offset)
 }

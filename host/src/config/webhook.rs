@@ -178,7 +178,19 @@ fn headers(field: &Field<'_>) -> Option<Vec<(At<String>, At<Secret>)>> {
         fits_in_a_header(&value, text.expose())?;
         Some((At::new(name.clone(), key.at), text))
     };
-    let headers: Vec<_> = entries.into_iter().filter_map(header).collect();
+    let headers: Vec<(At<String>, At<Secret>)> = entries.into_iter().filter_map(header).collect();
+    for (index, (name, _)) in headers.iter().enumerate() {
+        let mut before = headers[..index].iter();
+        if before.any(|(other, _)| other.value.eq_ignore_ascii_case(&name.value)) {
+            return field.fail_at(
+                name.at,
+                format!(
+                    "header `{}` is given twice; its name is the same in any case",
+                    name.value
+                ),
+            );
+        }
+    }
     (headers.len() == count).then_some(headers)
 }
 

@@ -59,7 +59,8 @@ pub(crate) struct Exit {
 #[derive(Clone)]
 pub(crate) enum ExitKind {
     Elasticsearch(Arc<Index>),
-    Webhook(Arc<WebhookOutput>),
+    /// With the stage's group, as the next one.
+    Webhook(Arc<(WebhookOutput, String)>),
     Smtp(Arc<(MailOutput, String)>),
 }
 
@@ -90,7 +91,7 @@ impl Exit {
                 ),
                 // Two outputs to one server share nothing: no order, no headers.
                 Target::Webhook(output) => (
-                    ExitKind::Webhook(Arc::new(WebhookOutput::clone(output))),
+                    ExitKind::Webhook(Arc::new((WebhookOutput::clone(output), stage.group.value.clone()))),
                     format!("{:?}", output.at),
                 ),
                 Target::Smtp(output) => (
@@ -116,7 +117,7 @@ impl Exit {
     pub(crate) fn name(&self) -> String {
         match &self.kind {
             ExitKind::Elasticsearch(index) => index.name(),
-            ExitKind::Webhook(output) => webhook::name(output),
+            ExitKind::Webhook(output) => webhook::name(&output.0),
             ExitKind::Smtp(_) => mail::NAME.to_owned(),
         }
     }
@@ -132,8 +133,8 @@ impl Exit {
                 let (order, bytes) = (document.order(), document.bytes());
                 (Content::Document(document), order, bytes)
             }
-            ExitKind::Webhook(_) => {
-                let post = Post::new(export, origin)?;
+            ExitKind::Webhook(output) => {
+                let post = Post::new(&output.1, export, origin)?;
                 let (order, bytes) = (post.order(), post.bytes());
                 (Content::Post(post), order, bytes)
             }
@@ -216,8 +217,8 @@ impl Exits {
                     groups.push(Group::Elasticsearch(Lanes::start(runtime, &bulk, index.lanes(), &told)));
                 }
                 ExitKind::Webhook(output) => {
-                    let webhook = Arc::new(Webhook::new(clients.alerts.clone(), output));
-                    let lanes = usize::from(output.effort.lanes);
+                    let webhook = Arc::new(Webhook::new(clients.alerts.clone(), &output.0));
+                    let lanes = usize::from(output.0.effort.lanes);
                     groups.push(Group::Webhook(Lanes::start(runtime, &webhook, lanes, &told)));
                 }
                 ExitKind::Smtp(output) => {

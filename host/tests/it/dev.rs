@@ -158,7 +158,7 @@ fn alerts_are_shown_and_not_sent() {
     let webhook = shown(&ran, "webhook 127.0.0.1:1 (in memory, nothing is sent)");
     assert_eq!(webhook[0], "webhook 127.0.0.1:1 (in memory, nothing is sent): 1 alerts");
     assert!(
-        webhook[1].starts_with("  in-") && webhook[1].contains("ops@example.com"),
+        webhook[1].starts_with("  demo.hook-in-") && webhook[1].contains("ops@example.com"),
         "{webhook:#?}"
     );
     assert_eq!(

@@ -129,7 +129,10 @@ fn each_record_is_posted_once_in_the_order_of_its_key_with_a_name_of_its_own() {
     }
     for request in &requests {
         let number: usize = request.body.strip_prefix("value ").unwrap().parse().unwrap();
-        assert_eq!(request.name(), format!("{}-0-{number}-0", place.input));
+        assert_eq!(
+            request.name(),
+            format!("{}.alert-{}-0-{number}-0", place.app, place.input)
+        );
         assert_eq!(request.path, SECRET_PATH);
         assert_eq!(request.headers["content-type"], "text/plain");
         assert_eq!(request.headers["authorization"], format!("Bearer {TOKEN}"));
@@ -145,8 +148,8 @@ fn what_passes_is_tried_again_and_what_does_not_is_a_dead_letter_with_the_answer
         "slow once" if before == 0 => Reply::Silence(Duration::from_secs(3)),
         "come later" if before == 0 => Reply::Status(429, "Retry-After: 2\r\n".to_owned(), String::new()),
         "bad" => Reply::Status(400, String::new(), format!("no such alert\r\n{}", "x".repeat(5000))),
-        "who are you" => Reply::status(401),
-        "moved" => Reply::Status(307, "Location: /elsewhere\r\n".to_owned(), String::new()),
+        "who are you" => Reply::Status(401, String::new(), format!("{TOKEN} may not post to {SECRET_PATH}")),
+        "moved" => Reply::Status(307, format!("Location: {SECRET_PATH}/elsewhere\r\n"), String::new()),
         _ => Reply::status(200),
     });
     let place = Place::webhook("answers", hook.port, json!({"lanes": 8}));
@@ -195,7 +198,14 @@ fn what_passes_is_tried_again_and_what_does_not_is_a_dead_letter_with_the_answer
     );
     assert!(letters["bad"].len() < 1000, "the whole answer is told");
     assert!(letters["who are you"].contains("401"), "{letters:?}");
-    assert!(letters["moved"].contains("redirects are not followed") && letters["moved"].contains("/elsewhere"));
+    assert!(
+        letters["moved"].contains("redirects are not followed")
+            && letters["moved"].contains(&format!("http://127.0.0.1:{}", hook.port))
+    );
+    assert!(
+        letters["who are you"].contains("(hidden) may not post to (hidden)"),
+        "{letters:?}"
+    );
     letters.values().for_each(|message| tells_no_secret(message));
 }
 

@@ -109,6 +109,10 @@ fn a_mistake_is_told_without_the_address() {
         &hook(&format!("{url}, token: t, headers: {{authorization: x}}")),
         "keep one",
     );
+    refused(
+        &hook(&format!("{url}, headers: {{X-Team: a, x-team: b}}")),
+        "`x-team` is given twice",
+    );
     refused(&hook(&format!("{url}, content-type: json")), "no media type");
     refused(&hook(&format!("{url}, give-up: 8days")), "out of range");
     refused(&hook(&format!("{url}, lanes: 0")), "1 to 64");
