@@ -318,17 +318,14 @@ impl RawProducer {
         // SAFETY: both handles and the list are live; the metadata is destroyed after the call, which does not keep it.
         unsafe {
             let group = sys::rd_kafka_consumer_group_metadata(consumer.client().native_ptr());
+            if group.is_null() {
+                return Err(CallError::not_a_member());
+            }
             let member = sys::rd_kafka_consumer_group_metadata_member_id(group);
             // Without a generation and a member the broker takes the offsets for those of an old client and fences nothing.
             if sys::rd_kafka_consumer_group_metadata_generation_id(group) < 0 || CStr::from_ptr(member).is_empty() {
                 sys::rd_kafka_consumer_group_metadata_destroy(group);
-                return Err(CallError {
-                    code: RDKafkaErrorCode::UnknownMemberId,
-                    message: "this consumer is not a member of its group any more".to_owned(),
-                    fatal: false,
-                    retriable: false,
-                    requires_abort: true,
-                });
+                return Err(CallError::not_a_member());
             }
             let result = CallError::check(sys::rd_kafka_send_offsets_to_transaction(
                 self.handle(),

@@ -57,6 +57,19 @@ pub(crate) enum Blame {
     Passing,
 }
 
+impl CallError {
+    /// Of a consumer whose offsets cannot go into a transaction.
+    pub(super) fn not_a_member() -> Self {
+        Self {
+            code: RDKafkaErrorCode::UnknownMemberId,
+            message: "this consumer is not a member of its group any more".to_owned(),
+            fatal: false,
+            retriable: false,
+            requires_abort: true,
+        }
+    }
+}
+
 /// Who is to blame for an error of producing.
 pub(crate) fn blame(code: RDKafkaErrorCode) -> Blame {
     use RDKafkaErrorCode as Code;
