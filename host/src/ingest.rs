@@ -15,6 +15,7 @@ mod status;
 mod tests;
 mod write;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::config::{self, Kafka};
 use crate::kafka::publisher::Publisher;
 use crate::kafka::settings;
+use crate::kafka::topics::Topics;
 use crate::metrics::IngestMetrics;
 
 use idempotency::Keys;
@@ -34,6 +36,8 @@ pub(crate) use status::IngestStatus;
 
 /// How often brokers that did not take records are asked whether they are back.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long their answer about a topic's settings may take.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A topic that may be written.
 struct Topic {
@@ -45,6 +49,7 @@ struct Topic {
 /// What all requests share.
 struct Shared {
     config: config::Ingest,
+    kafka: Kafka,
     topics: Vec<Topic>,
     publisher: Publisher,
     memory: Memory,
@@ -81,6 +86,7 @@ impl Shared {
             keys: Mutex::new(Keys::new(config.idempotency_keep.value, keys_bytes)),
             status: Arc::new(IngestStatus::new(address, names, metrics.clone())),
             config: config.clone(),
+            kafka: kafka.clone(),
             topics,
             metrics,
         })
@@ -178,19 +184,39 @@ impl Ingest {
 
 /// Asks brokers that did not take records whether they are back: when readiness keeps clients away, no record would tell.
 async fn watch(shared: Arc<Shared>) {
+    // What a topic needs is asked once while topics fail.
+    let mut needed = BTreeMap::new();
     loop {
         tokio::time::sleep(PROBE_INTERVAL).await;
         shared.show_memory();
-        if !shared.status.is_failing() {
+        let failing = shared.status.to_be_reached();
+        if failing.is_empty() {
+            needed.clear();
             continue;
         }
-        let asked = Arc::clone(&shared);
-        let looks = move || {
-            let mut topics = asked.topics.iter();
-            topics.all(|topic| asked.publisher.look(&topic.name, PROBE_INTERVAL).is_ok())
-        };
-        if tokio::task::spawn_blocking(looks).await.unwrap_or(false) {
-            shared.status.succeeds();
+        for topic in failing {
+            let (asked, name) = (Arc::clone(&shared), topic.clone());
+            let looks = move || asked.publisher.look(&name, PROBE_INTERVAL);
+            let Ok(Ok(in_sync)) = tokio::task::spawn_blocking(looks).await else {
+                continue;
+            };
+            if !needed.contains_key(&topic) {
+                needed.insert(topic.clone(), replicas_needed(&shared.kafka, &topic).await);
+            }
+            if needed.get(&topic).is_some_and(|needed| in_sync >= *needed) {
+                shared.status.reaches(&topic);
+            }
         }
     }
+}
+
+/// How many replicas have to be in sync for a record to be taken; one where the brokers do not tell.
+async fn replicas_needed(kafka: &Kafka, topic: &str) -> usize {
+    let Ok(topics) = Topics::connect(kafka) else {
+        return 1;
+    };
+    let names = BTreeSet::from([topic]);
+    let settings = tokio::time::timeout(SETTINGS_TIMEOUT, topics.settings(&names)).await;
+    let settings = settings.ok().and_then(|mut settings| settings.remove(topic));
+    settings.and_then(|settings| settings.replicas_in_sync_min).unwrap_or(1)
 }

@@ -110,7 +110,7 @@ struct Receipt<'a> {
     message_id: &'a str,
     topic: &'a str,
     partition: i32,
-    offset: i64,
+    offset: Option<i64>,
     timestamp: i64,
 }
 
@@ -257,7 +257,7 @@ mod tests {
 
     const WRITTEN: Result<Written, Unacknowledged> = Ok(Written {
         partition: 1,
-        offset: 5,
+        offset: Some(5),
         timestamp_ms: 7,
     });
 
@@ -281,6 +281,20 @@ mod tests {
         let retry_after = retry_after.map_or("-", |value| value.to_str().unwrap()).to_owned();
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         format!("{status} {retry_after} {}", String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_offset_that_nobody_knows_is_null() {
+        let written = Written {
+            partition: 1,
+            offset: None,
+            timestamp_ms: 7,
+        };
+        let told = answer(false, &[Ok(written)]).await;
+        assert!(
+            told.starts_with("200 - ") && told.contains(r#""offset":null"#),
+            "{told}"
+        );
     }
 
     #[tokio::test]

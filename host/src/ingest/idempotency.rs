@@ -3,17 +3,24 @@
 //! A key is never forgotten early: when there is no room for another one, the request that brings it is refused. Of an answer only
 //! positions are kept; everything else in it follows from key and body. Pure: `now` is an argument, nothing is on disk.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::{KEY_BYTES, KEY_RECORD_BYTES};
 use crate::kafka::publisher::Written;
 
 /// The SHA-256 of a body.
 pub(super) type Digest = [u8; 32];
 
-/// What an entry takes besides its name and positions: its places in the map and in the queue, with their slack.
+/// What an entry takes besides its name and positions: its places in the two maps, with their slack.
 const ENTRY_BYTES: usize = 320;
+/// A topic's name, a line break, and the longest key.
+const NAME_BYTES_MAX: usize = 249 + 1 + 255;
+
+// What `config` asks for has room for the largest request.
+const _: () = assert!((ENTRY_BYTES + NAME_BYTES_MAX) as u64 <= KEY_BYTES);
+const _: () = assert!(2 * size_of::<Option<Written>>() as u64 <= KEY_RECORD_BYTES);
 
 /// The keys of one listener.
 pub(super) struct Keys {
@@ -21,8 +28,8 @@ pub(super) struct Keys {
     bytes_max: usize,
     bytes: usize,
     entries: HashMap<Arc<str>, Entry>,
-    /// When which entry is forgotten, unless its key was used again since.
-    ends: VecDeque<(Instant, u64, Arc<str>)>,
+    /// Which entry is forgotten next, by when and its latest use; one in use is not here.
+    ends: BTreeMap<(Instant, u64), Arc<str>>,
     uses: u64,
 }
 
@@ -30,6 +37,8 @@ struct Entry {
     digest: Digest,
     /// Counts the uses of all keys; the latest one of this key.
     used: u64,
+    /// When it is forgotten; none while it is in use.
+    end: Option<Instant>,
     state: State,
 }
 
@@ -60,7 +69,7 @@ impl Keys {
             bytes_max,
             bytes: 0,
             entries: HashMap::new(),
-            ends: VecDeque::new(),
+            ends: BTreeMap::new(),
             uses: 0,
         }
     }
@@ -80,6 +89,9 @@ impl Keys {
                 return Begun::Again(all);
             }
             let positions = std::mem::take(positions);
+            if let Some(end) = entry.end.take() {
+                self.ends.remove(&(end, entry.used));
+            }
             entry.used = self.uses;
             entry.state = State::InFlight(positions.clone());
             return Begun::Write(positions);
@@ -93,6 +105,7 @@ impl Keys {
         let entry = Entry {
             digest,
             used: self.uses,
+            end: None,
             state: State::InFlight(positions.clone()),
         };
         self.entries.insert(key.into(), entry);
@@ -116,22 +129,27 @@ impl Keys {
         }
         if let Some(entry) = self.entries.get_mut(key) {
             entry.state = State::Ended(positions);
+            let end = now + self.keep;
+            if let Some(before) = entry.end.replace(end) {
+                self.ends.remove(&(before, used));
+            }
+            self.ends.insert((end, used), name);
         }
-        self.ends.push_back((now + self.keep, used, name));
     }
 
     /// Forgets what has been remembered for long enough.
     fn forget(&mut self, now: Instant) {
-        while let Some((_, used, key)) = self.ends.pop_front_if(|(end, _, _)| *end <= now) {
-            // One that was used again is in the queue a second time.
-            if self.entries.get(&key).is_some_and(|entry| entry.used == used) {
-                self.remove(&key);
-            }
+        while let Some(next) = self.ends.first_entry().filter(|next| next.key().0 <= now) {
+            let key = next.remove();
+            self.remove(&key);
         }
     }
 
     fn remove(&mut self, key: &str) {
         if let Some(entry) = self.entries.remove(key) {
+            if let Some(end) = entry.end {
+                self.ends.remove(&(end, entry.used));
+            }
             let (State::InFlight(positions) | State::Ended(positions)) = &entry.state;
             self.bytes -= weight(key, positions.len());
         }
@@ -160,7 +178,7 @@ mod tests {
     fn at(offset: i64) -> Written {
         Written {
             partition: 0,
-            offset,
+            offset: Some(offset),
             timestamp_ms: 7,
         }
     }
@@ -208,6 +226,20 @@ mod tests {
             Begun::Again(vec![at(1), at(9), at(3)])
         );
         assert_eq!(keys.begin(later + KEEP, "k", A, 3), Begun::Write(vec![None; 3]));
+    }
+
+    #[test]
+    fn a_key_that_is_used_again_and_again_takes_one_place() {
+        let (mut keys, now) = (Keys::new(KEEP, ROOM), Instant::now());
+        for millis in 0..1_000 {
+            let now = now + Duration::from_millis(millis);
+            assert!(matches!(keys.begin(now, "k", A, 2), Begun::Write(_)));
+            assert_eq!(keys.ends.len(), 0);
+            keys.end(now, "k", vec![Some(at(1)), None]);
+            assert_eq!((keys.ends.len(), keys.size().0), (1, 1));
+        }
+        assert_eq!(keys.begin(now + 3 * KEEP, "other", A, 1), Begun::Write(vec![None]));
+        assert_eq!((keys.ends.len(), keys.size().0), (0, 1));
     }
 
     #[test]

@@ -14,9 +14,11 @@ use super::body::Body;
 use super::idempotency::Begun;
 use super::memory::Held;
 use super::request::REPLAYED;
+use super::status::Over;
 use super::{Shared, Topic};
+use crate::kafka::Code;
+use crate::kafka::producer::{Blame, blame};
 use crate::kafka::publisher::{Publish, Report, Unacknowledged, Written};
-use crate::kafka::{Code, producer};
 
 /// The record's header that names it; sinks and readers know a repeated record by it.
 const MESSAGE_ID: &str = "wasmill.message-id";
@@ -116,11 +118,10 @@ async fn finish(shared: &Shared, topic: &str, steps: Vec<(Option<String>, String
                 outcome
             }
         };
-        // What is the record's own fault says nothing of the brokers.
         if let Err(failure) = &outcome
-            && producer::blame(failure.code) != producer::Blame::Record
+            && let Some(over) = trouble(failure.code)
         {
-            shared.status.fails(format!("topic `{topic}`: {failure}"));
+            shared.status.fails(topic, failure.to_string(), over);
         }
         all.push(Told {
             name,
@@ -131,10 +132,21 @@ async fn finish(shared: &Shared, topic: &str, steps: Vec<(Option<String>, String
     if records > 0 {
         shared.metrics.acknowledged(topic, records, bytes);
         if all.iter().all(|told| told.outcome.is_ok()) {
-            shared.status.succeeds();
+            shared.status.succeeds(topic);
         }
     }
     all
+}
+
+/// What a failure says of the topic: nothing where it is the record's own, or of a crowd in this process.
+fn trouble(code: Code) -> Option<Over> {
+    match (code, blame(code)) {
+        (Code::QueueFull, _) | (_, Blame::Record) => None,
+        // Brokers that are asked for it tell whether it is there.
+        (Code::UnknownTopic | Code::UnknownTopicOrPartition, _) => Some(Over::WhenReached),
+        (_, Blame::Operator) => Some(Over::WhenAcknowledged),
+        (_, Blame::Passing) => Some(Over::WhenReached),
+    }
 }
 
 /// A request whose idempotency key nobody else may use until it has ended.
@@ -217,4 +229,23 @@ fn derived(topic: &Topic, key: &str, index: usize, value: &str) -> Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.finalize()[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_of_the_topic_what_it_can() {
+        for (code, over) in [
+            (Code::QueueFull, None),
+            (Code::MessageSizeTooLarge, None),
+            (Code::NotEnoughReplicas, Some(Over::WhenReached)),
+            (Code::MessageTimedOut, Some(Over::WhenReached)),
+            (Code::UnknownTopicOrPartition, Some(Over::WhenReached)),
+            (Code::TopicAuthorizationFailed, Some(Over::WhenAcknowledged)),
+        ] {
+            assert_eq!(trouble(code), over, "{code:?}");
+        }
+    }
 }

@@ -24,7 +24,8 @@ const NAME: &str = "ingest";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) partition: i32,
-    pub(crate) offset: i64,
+    /// None: an earlier try of the client has written it, and the broker does not say where any more.
+    pub(crate) offset: Option<i64>,
     /// The record's timestamp in the topic; -1 where the topic keeps none.
     pub(crate) timestamp_ms: i64,
 }
@@ -104,21 +105,25 @@ impl Publisher {
         Arc::clone(&current)
     }
 
-    /// Asks the brokers for a topic.
+    /// Asks the brokers for a topic: the smallest number of replicas in sync that a partition of it has.
     ///
     /// # Errors
     /// When none answers in time, or the topic has no leader or is gone.
-    pub(crate) fn look(&self, topic: &str, timeout: Duration) -> Result<()> {
+    pub(crate) fn look(&self, topic: &str, timeout: Duration) -> Result<usize> {
         let metadata = self.producer().client().fetch_metadata(Some(topic), timeout)?;
+        let mut in_sync = usize::MAX;
         for found in metadata.topics() {
             if let Some(error) = found.error() {
                 return Err(anyhow!(RDKafkaErrorCode::from(error)));
             }
-            if found.partitions().iter().any(|partition| partition.leader() < 0) {
-                return Err(anyhow!("topic {topic} has a partition without a leader"));
+            for partition in found.partitions() {
+                if partition.leader() < 0 {
+                    return Err(anyhow!("topic {topic} has a partition without a leader"));
+                }
+                in_sync = in_sync.min(partition.isr().len());
             }
         }
-        Ok(())
+        Ok(in_sync)
     }
 }
 
@@ -144,6 +149,11 @@ fn send(producer: &ThreadedProducer<Reports>, record: &Publish<'_>) -> Result<Re
     }
 }
 
+/// A broker that finds a batch to be a double of one that is long written may confirm it without an offset, which the client tells as -1001.
+fn known_offset(offset: i64) -> Option<i64> {
+    (offset >= 0).then_some(offset)
+}
+
 /// Passes each delivery report to whoever waits for it.
 struct Reports;
 
@@ -164,7 +174,7 @@ impl ProducerContext for Reports {
         let outcome = match result {
             Ok(message) => Ok(Written {
                 partition: message.partition(),
-                offset: message.offset(),
+                offset: known_offset(message.offset()),
                 timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
             }),
             Err((error, message)) => Err(Unacknowledged {
@@ -174,5 +184,17 @@ impl ProducerContext for Reports {
         };
         // Nobody waits any more where the process is ending.
         let _ = tell.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_that_the_broker_does_not_tell_is_none() {
+        assert_eq!(known_offset(-1001), None);
+        assert_eq!(known_offset(-1), None);
+        assert_eq!(known_offset(0), Some(0));
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) message_bytes_max: Option<u64>,
     /// Every record needs a key.
     pub(crate) is_compacted: bool,
+    /// Fewer replicas in sync take no record.
+    pub(crate) replicas_in_sync_min: Option<usize>,
 }
 
 /// A connection for looking at topics and creating them.
@@ -166,6 +168,7 @@ impl Topics {
             let settings = Settings {
                 message_bytes_max: value("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
                 is_compacted: value("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
+                replicas_in_sync_min: value("min.insync.replicas").and_then(|count| count.parse().ok()),
             };
             match topic.specifier {
                 OwnedResourceSpecifier::Topic(name) => Some((name, settings)),
