@@ -122,9 +122,9 @@ start_once() {
   local url=$SCHEME://127.0.0.1:$PORT curl=(curl --silent --fail --max-time 5)
   [ -z "$TLS" ] || curl+=(--cacert "$DATA/config/http.crt")
   [ -z "$PASSWORD" ] || curl+=(--user "elastic:$PASSWORD")
-  local tenths
-  # A busy machine takes its time: three minutes and more.
-  for ((tenths = 0; tenths < 1800; tenths++)); do
+  # A busy machine takes its time, and a question that is not answered some seconds.
+  local until=$((SECONDS + 240))
+  while [ "$SECONDS" -lt "$until" ]; do
     "${curl[@]}" "$url/_cluster/health?wait_for_status=yellow&timeout=1s" > /dev/null 2>&1 && return
     kill -0 "$group" 2>/dev/null || return 1
     sleep 0.1

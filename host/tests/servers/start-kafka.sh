@@ -43,13 +43,15 @@ missing() {
   exit 1
 }
 
+JRE="openjdk-17-jre-headless (Debian 13: openjdk-21-jre-headless)"
+
 check_java() {
-  command -v java >/dev/null || missing "no \`java\` on the PATH; Kafka $KAFKA_VERSION needs Java 17 or newer" openjdk-17-jre-headless openjdk
+  command -v java >/dev/null || missing "no \`java\` on the PATH; Kafka $KAFKA_VERSION needs Java 17 or newer" "$JRE" openjdk
   local major
   major=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java.specification.version = //p')
-  [ "${major%%.*}" -ge 17 ] || missing "\`java\` is version $major; Kafka $KAFKA_VERSION needs 17 or newer" openjdk-17-jre-headless openjdk
+  [ "${major%%.*}" -ge 17 ] || missing "\`java\` is version $major; Kafka $KAFKA_VERSION needs 17 or newer" "$JRE" openjdk
   [ ${#USERS[@]} -eq 0 ] || command -v keytool >/dev/null \
-    || missing "no \`keytool\` on the PATH; it comes with Java and makes the certificates" openjdk-17-jre-headless openjdk
+    || missing "no \`keytool\` on the PATH; it comes with Java and makes the certificates" "$JRE" openjdk
 }
 
 # Downloads into a folder of its own and renames it at the end, so that neither an interrupted nor a parallel download leaves
