@@ -85,7 +85,7 @@ mod tests {
             ("?key=hunter2-hunter2&amp;x=1.", "?(hidden)."),
             (r#"{"path":"\/services\/T0P-SECRET"}"#, r#"{"path":"(hidden)"}"#),
             ("Authorization: Bearer a-token", "Authorization: Bearer (hidden)"),
-            ("cut: /services/T0P-SE", "cut: (hidden)"),
+            ("cut: /services/T0P-SE", "cut: /(hidden)/(hidden)"),
         ] {
             assert_eq!(hidden.out_of(text), shown);
         }
