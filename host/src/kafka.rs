@@ -20,6 +20,12 @@ pub(crate) mod topics;
 
 /// An error code of the client or a broker.
 pub(crate) type Code = rdkafka::error::RDKafkaErrorCode;
+
+/// What the brokers or the client said, where that is what an error comes from.
+pub(crate) fn code_of(error: &anyhow::Error) -> Option<Code> {
+    let mut causes = error.chain();
+    causes.find_map(|cause| cause.downcast_ref::<rdkafka::error::KafkaError>()?.rdkafka_error_code())
+}
 /// The properties of one client.
 pub(crate) type Properties = rdkafka::config::ClientConfig;
 /// Offsets by topic and partition, as the client takes them.

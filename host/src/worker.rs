@@ -12,8 +12,8 @@ mod recovery;
 mod sending;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -55,6 +55,8 @@ const FENCED_WITHIN: Duration = Duration::from_secs(60);
 const INSTANCE_TRIES_MAX: u32 = 3;
 /// The most that the outputs of one record may come to; a plugin can name the same bytes again and again.
 const RECORD_OUTPUT_BYTES_MAX: usize = TRANSACTION_BYTES_MAX;
+/// How long the group is waited for when a worker leaves it.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// How long requests that are in flight are waited for at the end; what was not committed comes again.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(2);
 
@@ -226,8 +228,36 @@ impl Worker {
             outgoing.tell(&self.metrics);
             outgoing.exits.end(IN_FLIGHT_WAIT);
         }
-        self.status.ended();
+        self.leave();
         ended
+    }
+
+    /// Leaves the group. The client can be in the middle of joining and wait for members that are gone; nothing here needs the end of that.
+    fn leave(self) {
+        let Self {
+            consumer,
+            status,
+            task,
+            work,
+            batcher,
+            read,
+            ..
+        } = self;
+        // All that holds messages, which keep the consumer alive.
+        drop((work, batcher, read));
+        let (left, has_left) = mpsc::channel();
+        std::thread::spawn(move || {
+            drop(consumer);
+            // Nobody waits any more after the time is over.
+            let _ = left.send(());
+        });
+        if has_left.recv_timeout(LEAVE_WAIT).is_err() {
+            tracing::warn!(
+                stage = task.stage,
+                "the group has not let this worker go yet; what it has may wait for the end of its session"
+            );
+        }
+        status.ended();
     }
 
     fn run_until_stopped(&mut self) -> Result<()> {

@@ -3,12 +3,14 @@
 //! What is done for a partition is committed before it is given up, and what is in hand of it is dropped: the next owner reads it again.
 //! A partition that is lost already belongs to someone else; nothing may be committed for it.
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 use super::{PAUSE, Worker};
 use crate::assignment::Slot;
 use crate::config::Start;
 use crate::kafka::consumer::{Committed, Event, TopicPartition};
+use crate::kafka::{self, Code};
+use crate::rights::{HINT, Operation, Right};
 use crate::sink::Failure;
 
 impl Worker {
@@ -81,11 +83,12 @@ impl Worker {
             std::thread::sleep(PAUSE);
         }
         let mut starts = Vec::with_capacity(partitions.len());
-        let Some(committed) = self.until_answered(|worker| worker.consumer.committed(&partitions)) else {
+        let Some(committed) = self.until_answered(None, |worker| worker.consumer.committed(&partitions))? else {
             return self.consumer.assign(&[]);
         };
         for (partition, committed) in partitions.into_iter().zip(committed) {
-            let Some(start) = self.until_answered(|worker| worker.start_of(&partition, &committed)) else {
+            let start_of = |worker: &Self| worker.start_of(&partition, &committed);
+            let Some(start) = self.until_answered(Some(&partition.topic), start_of)? else {
                 return self.consumer.assign(&[]);
             };
             if partition.partition >= self.partitions_at_start(&partition.topic) {
@@ -103,18 +106,24 @@ impl Worker {
 
     /// A rebalance waits for this worker, so it asks again until the brokers answer; giving up would stop the stage for an outage.
     /// None: the worker has been told to stop.
-    fn until_answered<T>(&self, ask: impl Fn(&Self) -> Result<T>) -> Option<T> {
+    ///
+    /// # Errors
+    /// When a right is missing, which no waiting brings back.
+    fn until_answered<T>(&self, topic: Option<&str>, ask: impl Fn(&Self) -> Result<T>) -> Result<Option<T>> {
         while !self.is_stopping() {
             match ask(self) {
-                Ok(answer) => return Some(answer),
+                Ok(answer) => return Ok(Some(answer)),
                 Err(error) => {
+                    if let Some(text) = lost_right(&error, topic, self.consumer.group()) {
+                        bail!("{text}: {error:#}");
+                    }
                     let error = format!("{error:#}");
                     tracing::warn!(stage = self.task.stage, error, "no answer, asking again");
                     std::thread::sleep(PAUSE);
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     fn start_of(&self, partition: &TopicPartition, committed: &Committed) -> Result<i64> {
@@ -195,5 +204,17 @@ impl Worker {
             "assignment changed"
         );
         self.status.assigned(&partitions);
+    }
+}
+
+/// The words for a right without which the brokers refuse to answer.
+fn lost_right(error: &Error, topic: Option<&str>, group: &str) -> Option<String> {
+    match (kafka::code_of(error)?, topic) {
+        (Code::GroupAuthorizationFailed, _) => Some(Right::on_group(group).lost()),
+        (Code::TopicAuthorizationFailed, Some(topic)) => Some(Right::on_topic(Operation::Read, topic).lost()),
+        (Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed, _) => {
+            Some(format!("a right is missing; {HINT}"))
+        }
+        _ => None,
     }
 }

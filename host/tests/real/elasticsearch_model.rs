@@ -147,8 +147,9 @@ impl Run {
             .pipeline(&self.proxy.url())
             .set(&Documents::key("versions"), "external")
             .set(&Documents::key("bulk"), bulk.clone())
-            // A killed process's partitions wait for the end of its session.
-            .set(&["kafka", "session.timeout.ms"], 2_000)
+            // A killed process's partitions wait for the end of its session: long enough for a request that it left behind to end before another
+            // process does the same again, because without versions a late one is promised nothing.
+            .set(&["kafka", "session.timeout.ms"], 6_000)
             .set(&["kafka", "heartbeat.interval.ms"], 300);
         let output =
             json!({"elasticsearch": {"index": unversioned.index, "versions": "none", "timeout": "5s", "bulk": bulk}});

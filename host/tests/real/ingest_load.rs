@@ -86,7 +86,10 @@ fn overload_and_hostile_clients_cost_bounded_memory_and_no_record() {
         "client-timeout": "1s",
         "timeout": "5s",
     });
-    let host = place.start(&place.pipeline().set(&["ingest"], limits));
+    // The stage behind it reads ahead, which is memory of its own.
+    let read_ahead = ["kafka", "queued.max.messages.kbytes"];
+    let pipeline = place.pipeline().set(&["ingest"], limits).set(&read_ahead, 1024);
+    let host = place.start(&pipeline);
     // A load that it is made for, so that the memory of its parts is there.
     let usual = Load::start(&place, 4, |number| vec![value(number, 200_000)]);
     wait_for("the usual load to be served", PATIENCE, || {
