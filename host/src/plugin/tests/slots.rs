@@ -95,32 +95,3 @@ fn a_call_that_waits_inside_the_host_holds_no_core() {
     let waited = awake.counted.slot_wait_seconds.get();
     assert!(waited < 0.4, "{waited} s of waiting for sleepers");
 }
-
-/// To fill a large memory is one instruction, behind which nobody may wait.
-#[test]
-fn a_guest_that_cannot_be_interrupted_holds_up_no_other_stage() {
-    let (runtime, metrics) = (Runtime::new().unwrap(), Metrics::new());
-    let stage = |name| Stage::new(&runtime, &metrics, name, Duration::from_secs(20));
-    let (filling, quick) = (stage("filling"), stage("quick"));
-    let done = AtomicBool::new(false);
-    let mut calls = 0;
-    std::thread::scope(|scope| {
-        for _ in 0..2 * cores() {
-            scope.spawn(|| filling.call_until("huge", || done.load(Ordering::Relaxed)));
-        }
-        quick.call_until("ok", || {
-            calls += 1;
-            calls > 50
-        });
-        done.store(true, Ordering::Relaxed);
-    });
-    let waited = quick.counted.slot_wait_seconds.get() / f64::from(calls);
-    let _ = std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!(
-            "LOANS waited {waited}, filling cpu {} \n",
-            filling.counted.cpu_seconds.get()
-        )
-        .as_bytes(),
-    );
-}
