@@ -3,6 +3,8 @@
 //! What is done for a partition is committed before it is given up, and what is in hand of it is dropped: the next owner reads it again.
 //! A partition that is lost already belongs to someone else; nothing may be committed for it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Error, Result, bail};
 
 use super::{PAUSE, Worker};
@@ -83,12 +85,12 @@ impl Worker {
             std::thread::sleep(PAUSE);
         }
         let mut starts = Vec::with_capacity(partitions.len());
-        let Some(committed) = self.until_answered(None, |worker| worker.consumer.committed(&partitions))? else {
+        let Some(committed) = self.until_answered(&partitions, |worker| worker.consumer.committed(&partitions))? else {
             return self.consumer.assign(&[]);
         };
         for (partition, committed) in partitions.into_iter().zip(committed) {
             let start_of = |worker: &Self| worker.start_of(&partition, &committed);
-            let Some(start) = self.until_answered(Some(&partition.topic), start_of)? else {
+            let Some(start) = self.until_answered(std::slice::from_ref(&partition), start_of)? else {
                 return self.consumer.assign(&[]);
             };
             if partition.partition >= self.partitions_at_start(&partition.topic) {
@@ -109,12 +111,12 @@ impl Worker {
     ///
     /// # Errors
     /// When a right is missing, which no waiting brings back.
-    fn until_answered<T>(&self, topic: Option<&str>, ask: impl Fn(&Self) -> Result<T>) -> Result<Option<T>> {
+    fn until_answered<T>(&self, of: &[TopicPartition], ask: impl Fn(&Self) -> Result<T>) -> Result<Option<T>> {
         while !self.is_stopping() {
             match ask(self) {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(error) => {
-                    if let Some(text) = lost_right(&error, topic, self.consumer.group()) {
+                    if let Some(text) = lost_right(&error, of, self.consumer.group()) {
                         bail!("{text}: {error:#}");
                     }
                     let error = format!("{error:#}");
@@ -207,14 +209,18 @@ impl Worker {
     }
 }
 
-/// The words for a right without which the brokers refuse to answer.
-fn lost_right(error: &Error, topic: Option<&str>, group: &str) -> Option<String> {
-    match (kafka::code_of(error)?, topic) {
-        (Code::GroupAuthorizationFailed, _) => Some(Right::on_group(group).lost()),
-        (Code::TopicAuthorizationFailed, Some(topic)) => Some(Right::on_topic(Operation::Read, topic).lost()),
-        (Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed, _) => {
-            Some(format!("a right is missing; {HINT}"))
+/// The words for a right without which the brokers refuse to answer; `of` is what they were asked of.
+fn lost_right(error: &Error, of: &[TopicPartition], group: &str) -> Option<String> {
+    match kafka::code_of(error)? {
+        Code::GroupAuthorizationFailed => Some(Right::on_group(group).lost()),
+        Code::TopicAuthorizationFailed => {
+            let topics: BTreeSet<&str> = of.iter().map(|partition| partition.topic.as_str()).collect();
+            let lost = topics
+                .iter()
+                .map(|topic| Right::on_topic(Operation::Read, topic).to_string());
+            Some(format!("{} is missing; {HINT}", lost.collect::<Vec<_>>().join(" or ")))
         }
+        Code::ClusterAuthorizationFailed => Some(format!("a right is missing; {HINT}")),
         _ => None,
     }
 }
