@@ -1,7 +1,7 @@
 //! What a good stage's records notice of evil stages in the same process: their latency from end to end, alone and beside eight evil ones.
 //!
 //! Both halves run after each other against the same Kafka. Each record carries the time at which it was due, so a sender that falls behind
-//! counts as latency. The host has a core of its own: it is the host that is measured, and a broker has its own machine. It ends with 1 when output is missing, doubled or out of order; the numbers are for people to judge.
+//! counts as latency. It ends with 1 when output is missing, doubled or out of order; the numbers are for people to judge.
 //!
 //! `cargo bench -p wasmill --features real --bench neighbours -- [--seconds N] [--rate RECORDS-A-SECOND] [--json]`
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
@@ -24,7 +24,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::json;
 
-use support::bench::{is_given, number, quantile_ms, stay_on};
+use support::bench::{is_given, number, quantile_ms};
 use support::component::poison;
 use support::guests::guest;
 use support::host::{Invocation, Pipeline};
@@ -48,9 +48,6 @@ const POISON_EVERY: u64 = 10;
 /// Records before the measured ones: the group is joined and the plugin warm when they are through.
 const WARM_UP: Duration = Duration::from_secs(3);
 const VALUE_BYTES: usize = 200;
-/// What the broker and the sender and reader of this program have, and what the host has.
-const CORE_OF_OTHERS: usize = 0;
-const CORE_OF_HOST: usize = 1;
 
 struct Wanted {
     seconds: u64,
@@ -78,7 +75,6 @@ impl Measured {
 
 fn main() -> ExitCode {
     let wanted = wanted();
-    stay_on(CORE_OF_OTHERS);
     let alone = measure(&wanted, &[]);
     let beside = measure(&wanted, &DEEDS);
     report(&wanted, &alone, &beside);
@@ -151,9 +147,7 @@ fn measure(wanted: &Wanted, deeds: &[&str]) -> Measured {
             &evil_output,
         );
     }
-    stay_on(CORE_OF_HOST);
     let mut host = Invocation::run(&pipeline.write()).start();
-    stay_on(CORE_OF_OTHERS);
     host.ready();
     let began = Instant::now();
     let warm = WARM_UP.as_secs() * wanted.rate;

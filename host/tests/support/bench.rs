@@ -24,12 +24,3 @@ pub(crate) fn quantile_ms(latencies: &[Duration], quantile: f64) -> f64 {
         .get(place)
         .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1000.0)
 }
-
-/// Keeps the calling thread, and all threads and processes that it starts from now on, on this core. Two sides that are measured on one machine
-/// then do not measure each other.
-pub(crate) fn stay_on(core: usize) {
-    let mut cores = rustix::thread::CpuSet::new();
-    cores.set(core);
-    rustix::thread::sched_setaffinity(None, &cores)
-        .unwrap_or_else(|error| panic!("a benchmark with two sides wants two cores, there is no core {core}: {error}"));
-}
