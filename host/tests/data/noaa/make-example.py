@@ -7,32 +7,18 @@ The part of the data that the example shows: the airports of the whole country (
 volunteers' rain gauges (US1...), which measure no temperature. Sorted by day, then station, as the file is.
 """
 
-import calendar
-import pathlib
 import sys
-import time
 
 sys.dont_write_bytecode = True  # no __pycache__ in the checkout
 import expected
+from example_files import EXAMPLES, line, write
 
-FOLDER = pathlib.Path(__file__).resolve().parents[4] / "examples" / "noaa"
+FOLDER = EXAMPLES / "noaa"
 
 
 def is_shown(record):
     station = record["station"]
     return station["id"].startswith("USW") or (station["state_code"] == "AZ" and not station["id"].startswith("US1"))
-
-
-def line(topic, record, value):
-    """One line of an example's file; `value` stands in it byte for byte."""
-    timestamp_ms = calendar.timegm(time.strptime(record["date"], "%Y-%m-%dT%H:%M:%S")) * 1000
-    return f'{{"topic":"{topic}","key":"{expected.record_id(record)}","value":{value},"timestamp":{timestamp_ms}}}\n'
-
-
-def write(name, lines):
-    with open(FOLDER / name, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-    print(f"{FOLDER / name}: {len(lines)} records")
 
 
 station, threshold_celsius, email = sys.argv[1], float(sys.argv[2]), sys.argv[3]
@@ -44,9 +30,9 @@ alerts = [
     if expected.is_freeze(record, station, threshold_celsius)
 ]
 
-write("input.jsonl", [line("noaa-json", record, text) for text, record in shown])
+write(FOLDER / "input.jsonl", [line("noaa-json", record, text) for text, record in shown])
 write(
-    "expected.jsonl",
+    FOLDER / "expected.jsonl",
     [
         line(topic, record, text)
         for topic, part in (("noaa-json-alerts", alerts), ("noaa-json-us-az", arizona))

@@ -4,17 +4,15 @@
 Four days of four stations of Arizona and three others. Numbers are decimals, as they are written: a conversion keeps to them.
 """
 
-import calendar
 import decimal
-import pathlib
 import re
 import sys
-import time
 
 sys.dont_write_bytecode = True  # no __pycache__ in the checkout
 import expected
+from example_files import EXAMPLES, line, write
 
-FOLDER = pathlib.Path(__file__).resolve().parents[4] / "examples" / "stateless"
+FOLDER = EXAMPLES / "stateless"
 PHOENIX, FLAGSTAFF = "USW00023183", "USW00003103"
 OF_ARIZONA = [PHOENIX, FLAGSTAFF, "USW00003192", "USW00093139"]
 OTHERS = ["USW00023169", "USW00053123", "USW00094728"]
@@ -40,18 +38,6 @@ def branch(record):
     return {PHOENIX: "output-a", FLAGSTAFF: "output-b"}.get(record["station"]["id"], "output-other")
 
 
-def line(topic, record, value):
-    """One line of an example's file; `value` stands in it byte for byte."""
-    timestamp_ms = calendar.timegm(time.strptime(record["date"], "%Y-%m-%dT%H:%M:%S")) * 1000
-    return f'{{"topic":"{topic}","key":"{expected.record_id(record)}","value":{value},"timestamp":{timestamp_ms}}}\n'
-
-
-def write(name, lines):
-    with open(FOLDER / name, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-    print(f"{FOLDER / name}: {len(lines)} records")
-
-
 shown = [
     (text, record)
     for text, record in expected.records()
@@ -62,9 +48,9 @@ outputs = [("weather-az", text, record) for text, record in arizona]
 outputs += [(branch(record), text, record) for text, record in arizona]
 outputs += [("output-mapped", converted(text), record) for text, record in arizona if branch(record) == "output-a"]
 
-write("input.jsonl", [line("weather", record, text) for text, record in shown])
+write(FOLDER / "input.jsonl", [line("weather", record, text) for text, record in shown])
 write(
-    "expected.jsonl",
+    FOLDER / "expected.jsonl",
     [
         line(topic, record, text)
         for topic, text, record in sorted(outputs, key=lambda output: (output[0], expected.record_id(output[2])))
